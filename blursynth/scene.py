@@ -1,0 +1,193 @@
+"""What happens during one exposure: motion of camera and objects, focus, light; drawn at random."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blursynth.camera import Camera
+
+PATH_POINTS = 64
+MASK_WAVES = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How often and how strongly `Scene.sample` blurs; lengths in pixels, the rest probabilities.
+
+    `shake`, `video`, `defocus`, `mixed` and `unblurred` are relative frequencies of the kinds of
+    blur: hand shake, frames of a video averaged, out of focus, both, and none at all.
+    """
+
+    shake: float = 0.36
+    video: float = 0.30
+    defocus: float = 0.13
+    mixed: float = 0.12
+    unblurred: float = 0.09
+    min_motion_px: float = 1.0
+    max_motion_px: float = 40.0
+    min_defocus_px: float = 0.8
+    max_defocus_px: float = 16.0
+    layer: float = 0.30
+    softness: float = 0.4
+    max_softness_px: float = 0.7
+    signal_domain: float = 0.5
+    highlights: float = 0.4
+    noise: float = 0.5
+    jpeg: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A batch of exposures as tensors (B samples, N = 64 instants, M = 6 mask waves).
+
+    Attributes:
+        rotations: (B, N, 3) camera rotation pitch, yaw, roll in radians, weighted mean 0.
+        weights: (B, N) share of the light that each instant collects, sum 1.
+        focal_px: (B,) focal length in pixels.
+        object_shift: (B, N, 2) own motion (dy, dx) of the front layer in pixels.
+        defocus_px: (B, 2) circle of confusion of background and front layer.
+        softness_px: (B,) sigma of the lens softness.
+        mask_waves: (B, M, 4) frequency y, x (cycles per pixel), phase, amplitude of the front
+            layer's shape; amplitude 0 everywhere and bias -inf where there is no layer.
+        mask_bias: (B,) threshold of that shape.
+        signal_domain: (B,) 1 where light is averaged after the tone curve, as GoPro's `blur` does.
+        highlight_gain, iso, jpeg_quality: (B,); ISO 0: no noise; quality 0: no compression.
+        jpeg_subsample: 4:2:0 colour for the whole batch.
+    """
+
+    rotations: Tensor
+    weights: Tensor
+    focal_px: Tensor
+    object_shift: Tensor
+    defocus_px: Tensor
+    softness_px: Tensor
+    mask_waves: Tensor
+    mask_bias: Tensor
+    signal_domain: Tensor
+    highlight_gain: Tensor
+    iso: Tensor
+    jpeg_quality: Tensor
+    jpeg_subsample: bool = True
+
+    def map(self, function: object) -> Scene:
+        """The same scenes with every tensor replaced by `function(tensor)`."""
+        assert callable(function)
+        changes = {
+            field.name: function(value)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether any sample of the batch has a front layer."""
+        return bool(torch.isfinite(self.mask_bias).any())
+
+
+def sample_scene(rng: np.random.Generator, camera: Camera, width_px: int, recipe: Recipe) -> Scene:
+    """Draw one exposure (a batch of one) with `camera` on a frame `width_px` pixels wide.
+
+    The settings give focal length, exposure time and ISO; the recipe gives the extent of the blur
+    in pixels, and the angular speed of the hand follows from it: px = f_px * omega * t.
+    """
+    kinds = ("shake", "video", "defocus", "mixed", "unblurred")
+    odds = np.array([getattr(recipe, kind) for kind in kinds])
+    kind = kinds[int(rng.choice(len(kinds), p=odds / odds.sum()))]
+    focal_px = camera.focal_px(width_px)
+    weights = _instants(rng, frames=kind == "video")
+    rotations = np.zeros((PATH_POINTS, 3))
+    if kind in ("shake", "video", "mixed"):
+        length = _log_uniform(rng, recipe.min_motion_px, recipe.max_motion_px)
+        tremor = 0.1 if kind == "video" else 1.0
+        rotations = _hand_path(rng, camera.exposure_s, tremor)
+        extent = np.ptp(rotations[:, :2], axis=0).max() * focal_px
+        rotations *= length / extent
+        rotations -= weights @ rotations
+    layered = kind != "unblurred" and rng.random() < recipe.layer
+    shift = np.zeros((PATH_POINTS, 2))
+    defocus = np.zeros(2)
+    if kind in ("defocus", "mixed"):
+        defocus[:] = _log_uniform(rng, recipe.min_defocus_px, recipe.max_defocus_px)
+    if layered:
+        if kind in ("defocus", "mixed"):
+            defocus[int(rng.integers(2))] *= rng.uniform(0, 0.6)
+        if kind in ("video", "shake"):
+            angle, length = rng.uniform(0, 2 * math.pi), rng.uniform(0, recipe.max_motion_px / 2)
+            line = np.linspace(-0.5, 0.5, PATH_POINTS)
+            shift = length * line[:, None] * np.array([math.sin(angle), math.cos(angle)])
+            shift -= weights @ shift
+    waves = np.zeros((MASK_WAVES, 4))
+    if layered:
+        wavelength = np.exp(rng.uniform(math.log(120), math.log(1200), MASK_WAVES))
+        angle = rng.uniform(0, 2 * math.pi, MASK_WAVES)
+        waves[:, 0], waves[:, 1] = np.sin(angle) / wavelength, np.cos(angle) / wavelength
+        waves[:, 2], waves[:, 3] = rng.uniform(0, 2 * math.pi, MASK_WAVES), 30.0
+
+    def maybe(probability: float, low: float, high: float) -> float:
+        return rng.uniform(low, high) if rng.random() < probability else 0.0
+
+    def tensor(value: object) -> Tensor:
+        return torch.as_tensor(np.asarray(value), dtype=torch.float32)[None]
+
+    return Scene(
+        rotations=tensor(rotations),
+        weights=tensor(weights),
+        focal_px=tensor(focal_px),
+        object_shift=tensor(shift),
+        defocus_px=tensor(defocus),
+        softness_px=tensor(maybe(recipe.softness if kind != "unblurred" else 0.0, 0.1, 0.7)),
+        mask_waves=tensor(waves),
+        mask_bias=tensor(rng.normal(0, 20) if layered else -math.inf),
+        signal_domain=tensor(float(kind == "video" and rng.random() < recipe.signal_domain)),
+        highlight_gain=tensor(maybe(recipe.highlights, 0.25, 1.75)),
+        iso=tensor(camera.iso * min(1.0, width_px / 4000) if rng.random() < recipe.noise else 0.0),
+        jpeg_quality=tensor(float(round(maybe(recipe.jpeg, 70, 99)))),
+        jpeg_subsample=bool(rng.random() < 0.5),
+    )
+
+
+def stack_scenes(scenes: list[Scene]) -> Scene:
+    """Join batches of scenes; the colour subsampling of the first one holds for all."""
+    joined = {
+        field.name: torch.cat([getattr(scene, field.name) for scene in scenes])
+        for field in dataclasses.fields(Scene)
+        if field.name != "jpeg_subsample"
+    }
+    return Scene(**joined, jpeg_subsample=scenes[0].jpeg_subsample)
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def _instants(rng: np.random.Generator, frames: bool) -> np.ndarray:
+    """Light collected at each instant: constant, or in the frames of a video with gaps between."""
+    if not frames or rng.random() < 0.4:
+        return np.full(PATH_POINTS, 1 / PATH_POINTS)
+    count, duty = int(rng.integers(7, 14)), rng.uniform(0.2, 0.9)
+    phase = (np.arange(PATH_POINTS) + 0.5) / PATH_POINTS * count
+    open_shutter = (phase % 1) <= max(duty, 1.01 * count / PATH_POINTS)
+    return open_shutter / open_shutter.sum()
+
+
+def _hand_path(rng: np.random.Generator, exposure_s: float, tremor: float) -> np.ndarray:
+    """Rotation (N, 3) of a hand-held camera: drift, its slow change, and 8-12 Hz tremor.
+
+    Gavant et al. 2011 measured the tremor; roll is half as strong as pitch and yaw.
+    """
+    time = np.linspace(-0.5, 0.5, PATH_POINTS)[:, None]
+    drift, change = rng.normal(size=3), rng.normal(size=3) * rng.uniform(0, 1.5)
+    path = drift * time + change * time**2
+    for _ in range(3):
+        hertz, phase = rng.uniform(8, 12, 3), rng.uniform(0, 2 * math.pi, 3)
+        cycles = hertz * max(exposure_s, 0.02)
+        amplitude = tremor * rng.normal(size=3) * 0.5 / np.maximum(1, 2 * math.pi * cycles)
+        path += amplitude * np.sin(2 * math.pi * cycles * time + phase)
+    path += 0.15 * tremor * np.cumsum(rng.normal(size=path.shape), 0) / PATH_POINTS**0.5
+    return path * np.array([1.0, 1.0, 0.5])

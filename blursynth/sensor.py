@@ -1,0 +1,122 @@
+"""What happens after the lens: tone curve, highlights, noise and JPEG; batched, on any device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def srgb_to_linear(x: Tensor) -> Tensor:
+    """Exact sRGB decoding (IEC 61966-2-1), values in [0, 1]."""
+    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(x: Tensor) -> Tensor:
+    """Exact sRGB encoding (IEC 61966-2-1), values in [0, 1]."""
+    return torch.where(
+        x <= 0.0031308, x * 12.92, 1.055 * x.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
+    )
+
+
+def restore_highlights(linear: Tensor, gain: Tensor) -> Tensor:
+    """Give saturated pixels back the light that the sensor clipped (RSBlur, Rim et al. 2022).
+
+    Args:
+        linear: (B, 3, H, W) linear light in [0, 1].
+        gain: (B,) light to add where all the channels together are saturated, >= 0.
+    """
+    saturated = ((linear.amax(1, keepdim=True) - 0.95) / 0.05).clamp(0, 1)
+    return linear + gain[:, None, None, None] * saturated
+
+
+def noise_levels(iso: Tensor) -> tuple[Tensor, Tensor]:
+    """Shot gain and read variance of linear light at a sensitivity.
+
+    Shot gain 1e-4 at ISO 100, proportional to ISO; read variance from the fit of Brooks et al.
+    2019, log read = 2.18 log shot + 1.20.
+    """
+    shot = 1e-6 * iso
+    return shot, torch.exp(2.18 * torch.log(shot) + 1.20)
+
+
+def add_noise(linear: Tensor, iso: Tensor, generator: torch.Generator) -> Tensor:
+    """Poisson-Gaussian sensor noise, y = b1 Poisson(x / b1) + b2 N; ISO 0 means no noise.
+
+    Args:
+        linear: (B, 3, H, W) linear light, >= 0 (negative values are taken as 0).
+        iso: (B,) sensitivity; samples with ISO 0 stay as they are.
+        generator: on the device of `linear`.
+    """
+    noisy = iso > 0
+    if not bool(noisy.any()):
+        return linear
+    shot, read = noise_levels(iso[noisy])
+    shot, read = shot[:, None, None, None], read[:, None, None, None]
+    light = linear[noisy].clamp_min(0)
+    counts = torch.poisson(light / shot, generator=generator)
+    gaussian = torch.randn(light.shape, generator=generator, device=light.device)
+    result = linear.clone()
+    result[noisy] = counts * shot + gaussian * read.sqrt()
+    return result
+
+
+_LUMA_TABLE = """
+16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
+18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101
+72 92 95 98 112 100 103 99"""
+_CHROMA_TABLE = """
+17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99
+99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99"""
+
+
+def _dct_matrix(device: torch.device) -> Tensor:
+    n = torch.arange(8, device=device, dtype=torch.float32)
+    matrix = 0.5 * torch.cos(math.pi * (2 * n + 1) * n[:, None] / 16)
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def _quantise_plane(plane: Tensor, table: Tensor) -> Tensor:
+    batch, height, width = plane.shape
+    matrix = _dct_matrix(plane.device)
+    blocks = plane.view(batch, height // 8, 8, width // 8, 8).transpose(2, 3)
+    table = table[:, None, None]
+    coefficients = torch.round(matrix @ blocks @ matrix.mT / table) * table
+    return (matrix.mT @ coefficients @ matrix).transpose(2, 3).reshape(batch, height, width)
+
+
+def jpeg(image: Tensor, quality: Tensor, subsample: bool = True) -> Tensor:
+    """The loss of a baseline JPEG, without the file (ITU-T T.81, tables of Annex K).
+
+    Args:
+        image: (B, 3, H, W) in [0, 1]; any size (edge blocks are padded by replication).
+        quality: (B,) 1 .. 100 on the scale of libjpeg.
+        subsample: halve the colour resolution (4:2:0).
+    """
+    height, width = image.shape[-2:]
+    padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate") * 255
+    r, g, b = padded.unbind(1)
+    luma = 0.299 * r + 0.587 * g + 0.114 * b
+    chroma = torch.stack(((b - luma) / 1.772, (r - luma) / 1.402), 1)
+    if subsample:
+        chroma = F.avg_pool2d(chroma, 2)
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100
+    tables = [
+        (torch.tensor([float(q) for q in text.split()], device=image.device) * scale[:, None])
+        .round()
+        .clamp(1, 255)
+        .view(-1, 8, 8)
+        for text in (_LUMA_TABLE, _CHROMA_TABLE)
+    ]
+    luma = _quantise_plane(luma - 128, tables[0]) + 128
+    chroma = torch.stack([_quantise_plane(plane, tables[1]) for plane in chroma.unbind(1)], 1)
+    if subsample:
+        chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    cb, cr = chroma.unbind(1)
+    red, blue = luma + 1.402 * cr, luma + 1.772 * cb
+    green = (luma - 0.299 * red - 0.114 * blue) / 0.587
+    result = torch.stack((red, green, blue), 1)[..., :height, :width]
+    return (result.round() / 255).clamp(0, 1)
