@@ -148,7 +148,7 @@ def _mean_ssim(
 
 def _ssim_map(moments: Tensor, covariance_scale: float) -> Tensor:
     """SSIM (Wang et al. 2004, equation 13) from the windowed means of x, y, xy and x^2 + y^2."""
-    x, y, xy, xx_yy = moments
+    x, y, xy, xx_yy = moments.unbind()
     means = x * y
     squares = x.square() + y.square()
     covariance = (xy - means) * covariance_scale

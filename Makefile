@@ -1,0 +1,88 @@
+# Everything happens in $(VENV), which the targets create. Settings, with their defaults:
+#   PYTHON=python3        the interpreter that creates the environment (3.11 or newer)
+#   TORCH=torch==2.13.0   what to install as PyTorch, for example TORCH="torch==2.11.0"
+#   FREQDIFF_BUILD=auto   what to compile: auto, python (nothing), cpu or cuda
+#   ARGS=                 further arguments of the command behind demo, test, bench or train-tiny
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+FREQDIFF_BUILD ?= auto
+VENV ?= .venv
+ARGS ?=
+export FREQDIFF_BUILD
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+CREATED := $(VENV)/.freqdiff-created
+SETTINGS := $(VENV)/.freqdiff-settings
+RUN := $(VENV)/.freqdiff-run
+DEV := $(VENV)/.freqdiff-dev
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.cu csrc/*.cuh)
+# The folder itself is listed too: its time changes when a file is added or removed.
+SOURCES := pyproject.toml setup.py csrc $(CXX_SOURCES)
+
+.PHONY: help demo test lint bench results train-tiny wheel clean FORCE
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+demo: $(RUN) ## deblur a real photo; the pictures go to demo_output/
+	$(PY) -m benchmarks.demo --output demo_output $(ARGS)
+
+test: $(DEV) ## run the tests
+	$(PY) -m pytest $(ARGS)
+
+lint: $(DEV) ## check style, types and C++ formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(if $(CXX_SOURCES),$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES))
+
+bench: $(DEV) ## measure the kernels and whole photos; rows go to benchmarks/results/
+	$(PY) -m benchmarks.kernels $(ARGS)
+	$(PY) -m benchmarks.deblur $(ARGS)
+
+results: $(DEV) ## write the README's tables from benchmarks/results/*.json
+	$(PY) -m benchmarks.readme
+
+train-tiny: $(DEV) ## train the shipped tiny model again: make train-tiny DATA=folder of sharp photos
+	@[[ -d "$(DATA)" ]] || { echo "DATA must name a folder of sharp photos: make train-tiny DATA=path/to/photos" >&2; exit 2; }
+	$(PY) -m freqdiff train --config tiny --data "$(DATA)" --output runs/tiny $(ARGS)
+
+wheel: $(RUN) ## build the wheel into dist/
+	rm -rf build
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+clean: ## remove what was built; the environment's packages stay
+	rm -rf build dist *.egg-info demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f kernels/*.so $(RUN) $(DEV)
+	find benchmarks blursynth freqdiff kernels tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(CREATED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "FreqDiff needs Python 3.11 or newer, and '$(PYTHON)' is not: name another with make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON)' cannot create a virtual environment: install its venv module (on Debian and Ubuntu the package python3-venv)" >&2; exit 2; }
+	$(PIP) install 'setuptools>=77' 'pybind11>=2.13' ninja
+	@touch $@
+
+# Looked at in every run, but rewritten only when a setting differs from the last run's. The built
+# extension goes then, because it may not fit the other PyTorch, or not be wanted at all.
+$(SETTINGS): $(CREATED) FORCE
+	@[[ "$$(cat $@ 2>/dev/null)" == "$(TORCH) $(FREQDIFF_BUILD)" ]] || { \
+	  echo '$(PIP) install $(TORCH)'; \
+	  $(PIP) install $(TORCH) && rm -f kernels/*.so && echo "$(TORCH) $(FREQDIFF_BUILD)" > $@; }
+
+# Both installs build the extension. Once the development packages are there, each keeps them
+# up to date, so that one build serves both.
+$(RUN): $(SETTINGS) $(SOURCES)
+	$(PIP) install --no-build-isolation --editable '.[$(if $(wildcard $(DEV)),dev,io)]'
+	@touch $@ $(wildcard $(DEV))
+
+$(DEV): $(SETTINGS) $(SOURCES)
+	$(PIP) install --no-build-isolation --editable '.[dev]'
+	@touch $@ $(RUN)

@@ -1,0 +1,115 @@
+"""What an installed FreqDiff consists of."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+FOLDERS = {"kernels": "freqdiff_kernels", "freqdiff": "freqdiff", "blursynth": "blursynth"}
+ENVIRONMENT = {**os.environ, "FREQDIFF_BUILD": "python"}
+
+
+def python(*arguments: str, path: Path | None = None) -> str:
+    environment = ENVIRONMENT | ({"PYTHONPATH": str(path)} if path else {})
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+def test_the_folder_kernels_is_no_package() -> None:
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+def test_the_folder_kernels_hides_no_other_package(tmp_path: Path) -> None:
+    """transformers and diffusers probe for a package `kernels`. With the repository's root first
+    on the path the real one must be found, and without it nothing that looks like it."""
+    probe = "import kernels; print(kernels.__file__)"
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").touch()
+    assert python("-c", probe, path=tmp_path) == str(tmp_path / "kernels" / "__init__.py")
+
+    alone = """
+try:
+    import kernels
+except ModuleNotFoundError:
+    print(None)
+else:
+    print(kernels.__file__)
+"""
+    found = python("-c", alone)
+    assert found == "None" or not Path(found).is_relative_to(ROOT / "kernels")
+
+
+def test_the_distribution_is_installed_under_its_own_name() -> None:
+    distribution = metadata.distribution("freqdiff-deblur")
+    assert distribution.version == PROJECT["version"]
+    assert distribution.metadata["License-Expression"] == "Apache-2.0"
+    scripts = {entry.name: entry.value for entry in distribution.entry_points}
+    assert scripts == PROJECT["scripts"]
+
+
+def repository_files() -> list[Path]:
+    """Files that git tracks or would track."""
+    done = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        pytest.skip("needs a git checkout")
+    names = [Path(name) for name in done.stdout.split("\0") if name]
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    """A pure-Python wheel, built from a copy: a build leaves files beside the sources."""
+    source = tmp_path_factory.mktemp("source")
+    for name in repository_files():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    output = tmp_path_factory.mktemp("wheel")
+    options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    python("-m", "pip", "wheel", *options, "--wheel-dir", str(output), str(source))
+    (path,) = output.iterdir()
+    return zipfile.Path(path)
+
+
+def names_in(wheel: zipfile.Path) -> set[str]:
+    return {name for name in wheel.root.namelist() if not name.endswith("/")}
+
+
+@pytest.mark.slow
+def test_the_wheel_without_extension_fits_every_machine(wheel: zipfile.Path) -> None:
+    version = PROJECT["version"]
+    assert Path(str(wheel.root.filename)).name == f"freqdiff_deblur-{version}-py3-none-any.whl"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_all_of_the_packages_and_nothing_else(wheel: zipfile.Path) -> None:
+    expected = {
+        str(PurePosixPath(FOLDERS[name.parts[0]], *name.parts[1:]))
+        for name in repository_files()
+        if name.parts[0] in FOLDERS
+    }
+    held = {name for name in names_in(wheel) if ".dist-info/" not in name}
+    assert held == expected
+    assert {"freqdiff/py.typed", "blursynth/py.typed", "freqdiff_kernels/ops.py"} <= held
+    assert any(name.startswith("freqdiff/weights/") for name in held)
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_the_licence(wheel: zipfile.Path) -> None:
+    (name,) = (name for name in names_in(wheel) if name.endswith("/licenses/LICENSE"))
+    assert (wheel / name).read_text(encoding="utf-8") == (ROOT / "LICENSE").read_text("utf-8")
