@@ -1,0 +1,151 @@
+"""Argument checks of the public functions. Every message names the argument, got and expected."""
+
+import torch
+from torch import Tensor
+
+WINDOWS = (8, 16, 32, 64)
+TAPERS = ("hann", "none")
+LAYOUTS = ("luma", "rgb")
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+TILE_DTYPES = (*FLOATS, torch.uint8, torch.uint16)
+
+
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+def check_dtype(name: str, dtype: torch.dtype, allowed: tuple[torch.dtype, ...]) -> None:
+    """TypeError unless `dtype` is one of `allowed`."""
+    if dtype not in allowed:
+        got = str(dtype).removeprefix("torch.")
+        raise TypeError(f"{name} has dtype {got}, expected one of {_names(allowed)}")
+
+
+def check_tensor(name: str, tensor: Tensor, dims: str, allowed: tuple[torch.dtype, ...]) -> None:
+    """TypeError unless `tensor` is a tensor of an allowed dtype, ValueError on a wrong rank."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}, expected a torch.Tensor")
+    check_dtype(name, tensor.dtype, allowed)
+    if tensor.dim() != dims.count(",") + 1:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected ({dims})")
+
+
+def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
+
+
+def check_image(image: Tensor, stride: int) -> None:
+    """An RGB image (B, 3, H, W) whose sides are positive multiples of `stride`."""
+    check_tensor("image", image, "B, 3, H, W", (*FLOATS, torch.uint8))
+    _, channels, height, width = image.shape
+    if channels != 3:
+        raise ValueError(f"image has {channels} channels, expected 3 (red, green, blue)")
+    if height < 1 or width < 1 or height % stride or width % stride:
+        raise ValueError(
+            f"image is {height} x {width} pixels, "
+            f"expected positive multiples of the stride {stride}"
+        )
+
+
+def check_features(image: Tensor, window: int, stride: int, taper: str, layout: str) -> None:
+    """Arguments of `fft_features`."""
+    check_choice("window", window, WINDOWS)
+    check_choice("stride", stride, (window, window // 2))
+    check_choice("taper", taper, TAPERS)
+    check_choice("layout", layout, LAYOUTS)
+    check_image(image, stride)
+
+
+def check_bands(image: Tensor, window: int, radial: int, angular: int) -> None:
+    """Arguments of `band_energy`."""
+    check_choice("window", window, WINDOWS)
+    check_image(image, window)
+    for name, value in (("radial", radial), ("angular", angular)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")
+
+
+def check_extract(
+    image: Tensor, tile: tuple[int, int], starts: tuple[list[int], list[int]], dtype: torch.dtype
+) -> None:
+    """Arguments of `extract_tiles`."""
+    check_tensor("image", image, "C, H, W", TILE_DTYPES)
+    check_dtype("dtype", dtype, TILE_DTYPES)
+    if min(image.shape[1:]) < 1:
+        raise ValueError(f"image has shape {tuple(image.shape)}, expected at least one pixel")
+    if min(tile) < 1:
+        raise ValueError(f"tile is {tuple(tile)}, expected a positive height and width")
+    if not (starts[0] and starts[1]):
+        raise ValueError("starts is empty along one axis, expected at least one tile along each")
+
+
+def check_cover(axis: str, starts: list[int], tile: int, size: int, margin: int) -> None:
+    """ValueError unless the tiles cover every pixel of one axis, each at most twice."""
+    if not starts:
+        raise ValueError(f"starts along {axis} is empty, expected at least one tile")
+    if starts[0] > 0 or starts[-1] + tile < size:
+        raise ValueError(
+            f"tiles along {axis} span [{starts[0]}, {starts[-1] + tile}), "
+            f"expected at least [0, {size})"
+        )
+    for number in range(1, len(starts)):
+        overlap = starts[number - 1] + tile - starts[number]
+        if starts[number] <= starts[number - 1]:
+            raise ValueError(f"starts along {axis} are {starts}, expected increasing numbers")
+        if overlap < 2 * margin:
+            raise ValueError(
+                f"tiles {number - 1} and {number} along {axis} overlap by {overlap} pixels, "
+                f"expected at least twice the margin, {2 * margin}"
+            )
+        if number > 1 and starts[number] < starts[number - 2] + tile:
+            raise ValueError(
+                f"tiles {number - 2} and {number} along {axis} overlap, "
+                "expected at most two tiles over a pixel"
+            )
+
+
+def check_stitch(
+    tiles: Tensor,
+    starts: tuple[list[int], list[int]],
+    size: tuple[int, int],
+    margin: int,
+    dtype: torch.dtype,
+) -> None:
+    """Arguments of `stitch_tiles`."""
+    check_tensor("tiles", tiles, "N, C, th, tw", TILE_DTYPES)
+    check_dtype("dtype", dtype, TILE_DTYPES)
+    expected = len(starts[0]) * len(starts[1])
+    if tiles.shape[0] != expected:
+        raise ValueError(
+            f"tiles holds {tiles.shape[0]} tiles, expected {expected} "
+            f"({len(starts[0])} rows of {len(starts[1])})"
+        )
+    if margin < 0:
+        raise ValueError(f"margin is {margin}, expected at least 0")
+    if min(size) < 1:
+        raise ValueError(f"size is {tuple(size)}, expected a positive height and width")
+    check_cover("y", starts[0], tiles.shape[2], size[0], margin)
+    check_cover("x", starts[1], tiles.shape[3], size[1], margin)
+
+
+def check_attention(
+    q: Tensor, k: Tensor, v: Tensor, window: int, halo: int, bias: Tensor | None
+) -> None:
+    """Arguments of `halo_attention`."""
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        check_tensor(name, tensor, "B, H, W, heads, d", FLOATS)
+        if tensor.shape != q.shape or tensor.dtype != q.dtype:
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)} {tensor.dtype}, "
+                f"expected that of q, {tuple(q.shape)} {q.dtype}"
+            )
+    if window < 1 or halo < 0:
+        raise ValueError(
+            f"window is {window} and halo is {halo}, expected at least 1 and at least 0"
+        )
+    if bias is not None:
+        expected = (q.shape[3], window**2, (window + 2 * halo) ** 2)
+        if tuple(bias.shape) != expected:
+            raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {expected}")

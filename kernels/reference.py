@@ -1,0 +1,310 @@
+"""What each operation means, in plain torch.
+
+This file is the specification, the fallback where no kernel is built, and the oracle of the tests.
+It works for every floating dtype; 16-bit inputs are computed in float32. Arguments are checked by
+the public functions of `freqdiff_kernels.ops`, not here.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+"""Rec. 601 weights of red, green and blue."""
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which values of `dtype` are computed: float64 stays, the rest is float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def fold_index(start: int, count: int, size: int, device: torch.device) -> Tensor:
+    """Indices of `count` pixels from `start` on, reflected into [0, size).
+
+    The border pixel is not repeated. The reflection folds as often as needed; an axis of one pixel
+    always gives 0.
+    """
+    index = torch.arange(start, start + count, device=device)
+    if size == 1:
+        return torch.zeros_like(index)
+    period = 2 * (size - 1)
+    index = torch.remainder(index, period)
+    return torch.minimum(index, period - index)
+
+
+def noise_floor(window: int) -> float:
+    """RMS magnitude that 8-bit rounding noise gives to a DFT bin of a window x window block."""
+    return window / (255 * math.sqrt(12))
+
+
+def taper_weights(window: int, taper: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One axis of the separable taper, shape (window,)."""
+    if taper == "none":
+        return torch.ones(window, dtype=dtype, device=device)
+    n = torch.arange(window, dtype=torch.float64, device=device)
+    return (0.5 - 0.5 * torch.cos(2 * math.pi * (n + 0.5) / window)).to(dtype)
+
+
+def planes(image: Tensor, layout: str) -> Tensor:
+    """The analysed planes of an RGB image (B, 3, H, W): (B, 1, H, W) for luma, else all three."""
+    values = image.to(compute_dtype(image.dtype))
+    if image.dtype == torch.uint8:
+        values = values / 255
+    if layout == "rgb":
+        return values
+    red, green, blue = LUMA_WEIGHTS
+    return (red * values[:, 0] + green * values[:, 1] + blue * values[:, 2])[:, None]
+
+
+def windows_of(values: Tensor, window: int, stride: int) -> Tensor:
+    """Windows centred on the tokens: (B, G, H, W) -> (B, H/S, W/S, G, P, P), reflected outside."""
+    height, width = values.shape[-2:]
+    margin = (window - stride) // 2
+    rows = fold_index(-margin, height + 2 * margin, height, values.device)
+    columns = fold_index(-margin, width + 2 * margin, width, values.device)
+    padded = values.index_select(2, rows).index_select(3, columns)
+    blocks = padded.unfold(2, window, stride).unfold(3, window, stride)
+    return blocks.permute(0, 2, 3, 1, 4, 5)
+
+
+def centre_signs(window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(-1)^(u+v) for the half spectrum (P, P/2+1): moves the phase origin to the window centre."""
+    sign = 1 - 2 * (torch.arange(window, device=device) % 2)
+    return (sign[:, None] * sign[None, : window // 2 + 1]).to(dtype)
+
+
+def pack_half_plane(spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    """Half spectrum (..., P, P/2+1) -> real and imaginary slots, each (..., P*P/2).
+
+    Slot u*(P/2)+v holds X(u, v). The columns v = 0 and v = P/2 are each their own mirror image, so
+    both fit in the slots v = 0: rows below P/2 keep X(u, 0), rows above take X(u, P/2), and the
+    four purely real entries share the rows 0 and P/2.
+    """
+    window = spectrum.shape[-2]
+    half = window // 2
+    first, last = spectrum[..., 0], spectrum[..., half]
+    real_column = torch.cat(
+        (first.real[..., : half + 1], last.real[..., half + 1 :]),
+        dim=-1,
+    )
+    imag_column = torch.cat(
+        (
+            last.real[..., :1],
+            first.imag[..., 1:half],
+            last.real[..., half : half + 1],
+            last.imag[..., half + 1 :],
+        ),
+        dim=-1,
+    )
+    real = torch.cat((real_column[..., None], spectrum.real[..., 1:half]), dim=-1)
+    imag = torch.cat((imag_column[..., None], spectrum.imag[..., 1:half]), dim=-1)
+    return real.flatten(-2), imag.flatten(-2)
+
+
+def fft_features(image: Tensor, window: int, stride: int, taper: str, layout: str) -> Tensor:
+    """Log magnitude and phase of windowed Fourier spectra, one token per stride x stride block.
+
+    Args:
+        image: (B, 3, H, W), floating in [0, 1] or uint8; H and W are multiples of `stride`.
+        window: P, side of the analysed window in pixels.
+        stride: S, pitch of the tokens in pixels; P or P/2.
+        taper: "hann" or "none".
+        layout: "luma" (one spectrum per token) or "rgb" (three).
+
+    Returns:
+        (B, H/S, W/S, G*3*P*P/2) with blocks [log rho | Re/rho | Im/rho] per plane, where
+        rho = sqrt(|X|^2 + e^2) and e is the 8-bit noise floor, in the dtype of the image (float32
+        for uint8).
+    """
+    values = planes(image, layout)
+    weights = taper_weights(window, taper, values.dtype, values.device)
+    blocks = windows_of(values, window, stride) * (weights[:, None] * weights[None, :])
+    spectrum = torch.fft.rfft2(blocks) * centre_signs(window, values.dtype, values.device)
+    real, imag = pack_half_plane(spectrum)
+    rho = torch.sqrt(real.square() + imag.square() + noise_floor(window) ** 2)
+    features = torch.stack((rho.log(), real / rho, imag / rho), dim=-2)
+    return features.flatten(-3).to(image.dtype if image.is_floating_point() else torch.float32)
+
+
+def band_energy(image: Tensor, window: int, radial: int, angular: int) -> Tensor:
+    """Log of the mean window power in radial x angular frequency bands: (B, radial*angular).
+
+    The power is that of Hann windows side by side on luma, per pixel and normalised by the taper:
+    white noise of variance s^2 gives s^2 in every band. DC is excluded; frequencies above 0.5
+    cycles per pixel fall in the last radial band; the angle is that of the wave vector in [0, pi).
+    A band without entries holds only the 8-bit noise floor.
+    """
+    values = planes(image, "luma")
+    device, dtype = values.device, values.dtype
+    taper = taper_weights(window, "hann", dtype, device)
+    blocks = windows_of(values, window, window) * (taper[:, None] * taper[None, :])
+    gain = window**2 * taper.square().mean() ** 2
+    power = (torch.fft.rfft2(blocks).abs().square() / gain).mean(dim=(1, 2, 3)).flatten(1)
+
+    fu = torch.fft.fftfreq(window, dtype=torch.float64, device=device)[:, None]
+    fv = torch.fft.rfftfreq(window, dtype=torch.float64, device=device)[None, :]
+    ring = (radial * torch.hypot(fu, fv) / 0.5).floor().clamp(max=radial - 1)
+    angle = torch.remainder(torch.atan2(fu, fv), math.pi)
+    sector = (angular * angle / math.pi).floor().clamp(max=angular - 1)
+    band = (ring * angular + sector).long().flatten()
+    # The columns 0 < v < P/2 stand for two mirrored entries of the full plane.
+    count = torch.full((window, window // 2 + 1), 2.0, dtype=dtype, device=device)
+    count[:, 0] = count[:, -1] = 1
+    count[0, 0] = 0
+    count = count.flatten()
+    total = torch.zeros(len(power), radial * angular, dtype=dtype, device=device)
+    total = total.index_add(1, band, power * count)
+    entries = torch.zeros(radial * angular, dtype=dtype, device=device).index_add(0, band, count)
+    floor = (1 / 255) ** 2 / 12
+    energy = torch.log(total / entries.clamp(min=1) + floor)
+    return energy.to(image.dtype if image.is_floating_point() else torch.float32)
+
+
+def finish(values: Tensor, dtype: torch.dtype, scale: float, shift: float) -> Tensor:
+    """values*scale + shift as `dtype`; integers are clamped and rounded half to even."""
+    if scale != 1.0 or shift != 0.0:
+        values = values * scale + shift
+    if not dtype.is_floating_point:
+        values = values.clamp(0, torch.iinfo(dtype).max).round()
+    return values.to(dtype)
+
+
+def extract_tiles(
+    image: Tensor,
+    tile: Sequence[int],
+    ys: Sequence[int],
+    xs: Sequence[int],
+    dtype: torch.dtype,
+    scale: float,
+    shift: float,
+) -> Tensor:
+    """Cut (C, H, W) into tiles (len(ys)*len(xs), C, th, tw), channels last, row-major.
+
+    Pixels outside the image are reflected; every value becomes value*scale + shift.
+    """
+    height, width = tile
+    values = image.to(compute_dtype(image.dtype))
+    rows = [fold_index(y, height, image.shape[1], image.device) for y in ys]
+    columns = [fold_index(x, width, image.shape[2], image.device) for x in xs]
+    cut = values.index_select(1, torch.cat(rows)).index_select(2, torch.cat(columns))
+    blocks = cut.reshape(image.shape[0], len(ys), height, len(xs), width).permute(1, 3, 0, 2, 4)
+    tiles = finish(blocks.flatten(0, 1), dtype, scale, shift)
+    return tiles.contiguous(memory_format=torch.channels_last)
+
+
+def blend_plan(
+    starts: Sequence[int], tile: int, size: int, margin: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How each of `size` pixels of one axis is made from at most two tiles.
+
+    Returns:
+        Two index tensors into the tiles laid end to end (tile number * tile + offset), and the
+        float32 weight of the second, computed in float64. Equal indices mean one tile alone.
+    """
+    first = torch.empty(size, dtype=torch.long)
+    second = torch.empty(size, dtype=torch.long)
+    weight = torch.zeros(size, dtype=torch.float64)
+    position = torch.arange(size)
+    for number, start in enumerate(starts):
+        own = number * tile + position - start
+        if number == 0:
+            first[:] = second[:] = own
+            continue
+        # This tile owns everything after the band in which it takes over from the previous one.
+        end = starts[number - 1] + tile
+        band = end - start - 2 * margin
+        low = min(max(start + margin, 0), size)
+        high = min(max(end - margin, 0), size)
+        second[low:] = own[low:]
+        first[high:] = own[high:]
+        k = position[low:high].double() - (start + margin)
+        weight[low:high] = 0.5 - 0.5 * torch.cos(math.pi * (k + 0.5) / max(band, 1))
+    return first.to(device), second.to(device), weight.float().to(device)
+
+
+def stitch_tiles(
+    tiles: Tensor,
+    ys: Sequence[int],
+    xs: Sequence[int],
+    size: Sequence[int],
+    margin: int,
+    dtype: torch.dtype,
+    scale: float,
+    shift: float,
+    channels_last: bool,
+) -> Tensor:
+    """Blend overlapping tiles (N, C, th, tw) into (C, H, W), exact where the tiles agree.
+
+    Neighbours are blended as t0 + w (t1 - t0) with a raised-cosine w, first along x, then along y.
+    Every result becomes value*scale + shift. `channels_last` lays the memory out as (H, W, C).
+    """
+    height, width = size
+    channels, tile_height, tile_width = tiles.shape[1:]
+    values = tiles.to(compute_dtype(tiles.dtype))
+    grid = values.reshape(len(ys), len(xs), channels, tile_height, tile_width)
+    strips = grid.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+    first, second, weight = blend_plan(xs, tile_width, width, margin, tiles.device)
+    left, right = strips.index_select(2, first), strips.index_select(2, second)
+    rows = left + weight.to(values.dtype) * (right - left)
+    first, second, weight = blend_plan(ys, tile_height, height, margin, tiles.device)
+    upper, lower = rows.index_select(1, first), rows.index_select(1, second)
+    image = finish(upper + weight.to(values.dtype)[:, None] * (lower - upper), dtype, scale, shift)
+    if channels_last:
+        return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    return image.contiguous()
+
+
+def halo_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int,
+    halo: int,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    origin: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Attention of each window x window block of queries to its block plus `halo` pixels around.
+
+    Args:
+        q, k, v: (B, H, W, heads, d).
+        window, halo: in pixels. Keys outside the image are masked.
+        bias: (heads, window^2, (window + 2 halo)^2), added to the logits, or None.
+        scale: factor of the logits, d^-0.5 if None.
+        origin: (y, x) of pixel (0, 0) in the frame; the grid of blocks is anchored to the frame.
+
+    Returns:
+        (B, H, W, heads, d).
+    """
+    batch, height, width, heads, depth = q.shape
+    top, left = origin[0] % window, origin[1] % window
+    bottom, right = -(top + height) % window, -(left + width) % window
+    reach = window + 2 * halo
+    rows, columns = (top + height + bottom) // window, (left + width + right) // window
+
+    def blocks(values: Tensor, extra: int, side: int) -> Tensor:
+        pad = (left + extra, right + extra, top + extra, bottom + extra)
+        padded = F.pad(values, (0, 0, 0, 0, *pad))
+        cut = padded.unfold(1, side, window).unfold(2, side, window)
+        # (B, rows, columns, heads, d, side, side) -> (B, blocks, heads, side^2, d)
+        return cut.permute(0, 1, 2, 3, 5, 6, 4).flatten(4, 5).flatten(1, 2)
+
+    inside = torch.ones(1, height, width, 1, 1, dtype=torch.bool, device=q.device)
+    visible = blocks(inside, halo, reach).squeeze(-1)[..., None, :]
+    mask = torch.zeros_like(visible, dtype=q.dtype).masked_fill(~visible, -math.inf)
+    if bias is not None:
+        mask = mask + bias.to(q.dtype)
+    out = F.scaled_dot_product_attention(
+        blocks(q, 0, window),
+        blocks(k, halo, reach),
+        blocks(v, halo, reach),
+        attn_mask=mask,
+        scale=scale,
+    )
+    out = out.reshape(batch, rows, columns, heads, window, window, depth)
+    out = out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
+    return out[:, top : top + height, left : left + width].contiguous()
