@@ -13,6 +13,8 @@ export FREQDIFF_BUILD
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+# Two targets at once would run two installs into one environment.
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 PY := $(VENV)/bin/python
@@ -23,7 +25,7 @@ RUN := $(VENV)/.freqdiff-run
 DEV := $(VENV)/.freqdiff-dev
 CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.cu csrc/*.cuh)
 # The folder itself is listed too: its time changes when a file is added or removed.
-SOURCES := pyproject.toml setup.py csrc $(CXX_SOURCES)
+SOURCES := pyproject.toml setup.py $(wildcard csrc) $(CXX_SOURCES)
 
 .PHONY: help demo test lint bench results train-tiny wheel clean FORCE
 
@@ -64,7 +66,7 @@ clean: ## remove what was built; the environment's packages stay
 
 $(CREATED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "FreqDiff needs Python 3.11 or newer, and '$(PYTHON)' is not: name another with make PYTHON=python3.12" >&2; exit 2; }
+	  echo "FreqDiff needs Python 3.11 or newer, which '$(PYTHON)' is not: name another, as in make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "'$(PYTHON)' cannot create a virtual environment: install its venv module (on Debian and Ubuntu the package python3-venv)" >&2; exit 2; }
 	$(PIP) install 'setuptools>=77' 'pybind11>=2.13' ninja
