@@ -1,0 +1,63 @@
+"""Writing a file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from freqdiff.errors import OutputError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full, so free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up, so free some space or choose another folder",
+    errno.EACCES: "the folder is not writable, so change its permissions or choose another one",
+    errno.EPERM: "the folder is not writable, so change its permissions or choose another one",
+    errno.EROFS: "the disk is read-only, so choose another folder",
+    errno.ENOENT: "its folder does not exist, so create it first",
+    errno.ENOTDIR: "a part of the path is a file and not a folder, so choose another path",
+    errno.EISDIR: "this is a folder, so give the name of a file",
+    errno.ENAMETOOLONG: "the name is too long, so choose a shorter one",
+}
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path`` through a temporary file in the same folder.
+
+    Readers see the old content or the whole new content, never a part of it. On any failure the
+    temporary file is removed and the old content stays. A link is followed, not replaced, and an
+    existing file keeps its permissions.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    # A short name of its own: the target's may already be as long as the file system allows.
+    temporary = target.with_name(f".freqdiff-{secrets.token_hex(8)}.tmp")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        try:
+            _write_and_sync(temporary, data)
+            with contextlib.suppress(FileNotFoundError):
+                temporary.chmod(target.stat().st_mode & 0o7777)
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        reason = _REASONS.get(
+            error.errno or 0, f"{error.strerror or error}, so choose another path"
+        )
+        raise OutputError(f"Cannot write {str(path)!r}: {reason}.") from error
+
+
+def _write_and_sync(path: Path, data: bytes) -> None:
+    """Create ``path``, which must not exist, and return once its content is on the disk."""
+    with path.open("xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
