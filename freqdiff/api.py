@@ -1,0 +1,182 @@
+"""`freqdiff.deblur`: any kind of picture in, the same kind out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from freqdiff.deblurrer import Deblurrer, load
+from freqdiff.errors import InputError
+from freqdiff.images import ImageInput, ImageOutput, OpenedImage, open_image
+
+
+@dataclasses.dataclass(frozen=True)
+class Details:
+    """A deblurred picture and how it was made.
+
+    Attributes:
+        image: what `deblur` returns without `return_details`.
+        changed: False where the model had nothing to offer and the input was returned.
+        notes: conversions and other things that a person should know.
+        model, steps, seed: as used.
+        tiles: number of tiles per step.
+        seconds: wall time of the model.
+    """
+
+    image: ImageOutput
+    changed: bool
+    notes: tuple[str, ...]
+    model: str
+    steps: int
+    seed: int
+    tiles: int
+    seconds: float
+
+
+@overload
+def deblur(
+    image: ImageInput,
+    *,
+    model: str | Deblurrer = ...,
+    steps: int | None = ...,
+    seed: int = ...,
+    tile: int | Literal["auto"] = ...,
+    device: str = ...,
+    progress: bool | None = ...,
+    callback: Callable[[int, int], None] | None = ...,
+    return_details: Literal[False] = ...,
+) -> ImageOutput: ...
+
+
+@overload
+def deblur(
+    image: ImageInput,
+    *,
+    model: str | Deblurrer = ...,
+    steps: int | None = ...,
+    seed: int = ...,
+    tile: int | Literal["auto"] = ...,
+    device: str = ...,
+    progress: bool | None = ...,
+    callback: Callable[[int, int], None] | None = ...,
+    return_details: Literal[True],
+) -> Details: ...
+
+
+def deblur(
+    image: ImageInput,
+    *,
+    model: str | Deblurrer = "tiny",
+    steps: int | None = None,
+    seed: int = 0,
+    tile: int | Literal["auto"] = "auto",
+    device: str = "auto",
+    progress: bool | None = None,
+    callback: Callable[[int, int], None] | None = None,
+    return_details: bool = False,
+) -> ImageOutput | Details:
+    """Make a blurred picture sharp.
+
+    Args:
+        image: path of a photo, Pillow image, NumPy array (H, W, C) or (H, W) of u8, u16 or float in
+            [0, 1], or tensor (C, H, W) or (B, C, H, W) of u8 or float in [0, 1].
+        model: name of a shipped model, path of a model folder, or a loaded model.
+        steps: sampling steps, 1 (closest to the truth) .. 1000; the model's default if None.
+        seed: of the sampling noise; the same seed gives the same result.
+        tile: longest side of a tile in pixels; it changes the memory used, not the result.
+        device: "auto", "cpu", "cuda", ...; ignored for a loaded model.
+        progress: show a bar; by default only in a terminal and only for work of several tiles.
+        callback: called with (done, total); an exception raised in it cancels the work.
+        return_details: return `Details` instead of the picture.
+
+    Returns:
+        The same kind as `image`; for a path a Pillow image (8 bit) or a NumPy array (16 bit,
+        float). A picture on which the model has nothing to offer comes back unchanged.
+
+    Raises:
+        InputError: a picture or an option that cannot be used (PhotoError for files).
+        ModelError: an unknown or damaged model.
+    """
+    opened = open_image(image)
+    rgb, details = deblur_opened(
+        opened,
+        model=model,
+        steps=steps,
+        seed=seed,
+        tile=tile,
+        device=device,
+        progress=progress,
+        callback=callback,
+    )
+    details = dataclasses.replace(details, image=opened.restore(rgb))
+    return details if return_details else details.image
+
+
+def deblur_opened(
+    opened: OpenedImage,
+    *,
+    model: str | Deblurrer = "tiny",
+    steps: int | None = None,
+    seed: int = 0,
+    tile: int | Literal["auto"] = "auto",
+    device: str = "auto",
+    progress: bool | None = None,
+    callback: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Details]:
+    """`deblur` for a picture that was opened already; for what writes its own files.
+
+    Returns:
+        The result (B, 3, H, W) float32 in [0, 1], and details whose `image` is that tensor.
+    """
+    if tile != "auto" and (not isinstance(tile, int) or tile < 1):
+        raise InputError(f"tile is {tile!r}, expected 'auto' or a number of pixels.")
+    if seed < 0:
+        raise InputError(f"seed is {seed}, expected 0 or more.")
+    loaded = model if isinstance(model, Deblurrer) else _loaded(str(model), device)
+    used_steps = loaded.denoiser.config.default_steps if steps is None else steps
+    show = progress if progress is not None else sys.stderr.isatty()
+    results = []
+    with tqdm(disable=not show, unit="tile", desc="deblur", leave=False) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if callback is not None:
+                callback(done, total)
+
+        for frame in opened.rgb:
+            bar.reset()
+            result = loaded.restore(
+                frame[None],
+                steps=used_steps,
+                seed=seed,
+                tile=None if tile == "auto" else tile,
+                callback=report,
+            )
+            results.append(result)
+    notes = opened.notes
+    if not all(result.changed for result in results):
+        notes = (*notes, "no blur that this model can remove was found: returned unchanged")
+    rgb = torch.cat([result.image for result in results])
+    return rgb, Details(
+        image=rgb,
+        changed=any(result.changed for result in results),
+        notes=notes,
+        model=loaded.name,
+        steps=used_steps,
+        seed=seed,
+        tiles=results[0].tiles,
+        seconds=sum(result.seconds for result in results),
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(name: str, device: str) -> Deblurrer:
+    return load(name, device)

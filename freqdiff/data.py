@@ -1,0 +1,209 @@
+"""Training pairs: crops of sharp photos, blurred by the physics engine, as a deterministic stream.
+
+Block b of the stream is a function of (seed, b) alone, so a run that resumes in the middle sees
+exactly the pairs that an uninterrupted one sees, and worker processes change nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from blursynth.camera import Camera
+from blursynth.physics import MARGIN, develop, expose
+from blursynth.scene import Recipe, sample_scene, stack_scenes
+from freqdiff.errors import TrainingError
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+_FILTERS = (
+    Image.Resampling.BOX,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.LANCZOS,
+    Image.Resampling.HAMMING,
+    Image.Resampling.NEAREST,
+)
+_CHUNK = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What the training stream is made of.
+
+    Attributes:
+        crop: side of a pair in pixels, a multiple of 16.
+        pairs_per_block: pairs that are synthesised together.
+        reuse: times that each pair is shown (turned, mirrored) before it is replaced.
+        candidates: places that are looked at for a crop; the most textured one is taken.
+        min_scale: photos are shrunk to between `min_scale` and 1 of their size, log-uniformly.
+        seed: of the whole stream.
+        recipe: distribution of the blur.
+    """
+
+    crop: int = 160
+    pairs_per_block: int = 256
+    reuse: int = 6
+    candidates: int = 3
+    min_scale: float = 0.1
+    seed: int = 0
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+
+
+def list_photos(folder: str | os.PathLike[str]) -> list[Path]:
+    """Photo files below a folder, sorted.
+
+    Raises:
+        TrainingError: no such folder, or no photo in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise TrainingError(f"{root} is not a folder; give a folder of sharp photos.")
+    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    if not paths:
+        raise TrainingError(f"{root} holds no photos ({', '.join(sorted(_SUFFIXES))}).")
+    return paths
+
+
+class PairBlocks(Dataset[tuple[Tensor, Tensor]]):
+    """Block b -> (blurred, sharp), uint8 (pairs_per_block, 3, crop, crop)."""
+
+    def __init__(
+        self, folder: str | os.PathLike[str], config: DataConfig, device: str = "cpu"
+    ) -> None:
+        self.paths = list_photos(folder)
+        self.config = config
+        self.device = device
+        self._cache: dict[Path, Image.Image] = {}
+
+    def __getitem__(self, block: int) -> tuple[Tensor, Tensor]:
+        config = self.config
+        pairs = [
+            self._chunk(block, first, min(_CHUNK, config.pairs_per_block - first))
+            for first in range(0, config.pairs_per_block, _CHUNK)
+        ]
+        blurred, sharp = (torch.cat(part) for part in zip(*pairs, strict=True))
+        return blurred, sharp
+
+    def _chunk(self, block: int, first: int, count: int) -> tuple[Tensor, Tensor]:
+        crops, scenes, origins = [], [], []
+        for index in range(first, first + count):
+            rng = np.random.default_rng([self.config.seed, block, index])
+            crop, origin, frame = self._sharp_crop(rng)
+            scenes.append(sample_scene(rng, _shaky_camera(rng), frame[1], self.config.recipe))
+            crops.append(crop)
+            origins.append((origin[0] - frame[0] / 2, origin[1] - frame[1] / 2))
+        image = torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2).float() / 255
+        scene = stack_scenes(scenes).map(lambda value: value.to(self.device))
+        seed = int(np.random.default_rng([self.config.seed, block, first, 1]).integers(2**62))
+        generator = torch.Generator(self.device).manual_seed(seed)
+        with torch.no_grad():
+            centred = torch.tensor(origins, device=self.device)
+            blurred = develop(expose(image, scene, centred, (0, 0)), scene, generator)
+        sharp = image[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+        return _to_bytes(blurred), _to_bytes(sharp)
+
+    def _sharp_crop(
+        self, rng: np.random.Generator
+    ) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
+        """A shrunk crop with margin, its position, and the size of the shrunk photo."""
+        side = self.config.crop + 2 * MARGIN
+        photo = self._photo(self.paths[int(rng.integers(len(self.paths)))])
+        shrink = math.exp(rng.uniform(0, -math.log(self.config.min_scale)))
+        shrink = 1.0 if shrink < 1.05 else min(shrink, min(photo.size) / side)
+        resample = _FILTERS[int(rng.integers(len(_FILTERS)))]
+        span = side * shrink
+        places = [
+            (int(rng.uniform(0, photo.width - span)), int(rng.uniform(0, photo.height - span)))
+            for _ in range(self.config.candidates)
+        ]
+        left, top = max(places, key=lambda place: _texture(photo, place, int(span)))
+        box = (left, top, left + span, top + span)
+        crop = np.asarray(photo.resize((side, side), resample, box=box))
+        turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+        crop = np.rot90(crop[:, ::-1] if mirror else crop, turns)
+        frame = (round(photo.height / shrink), round(photo.width / shrink))
+        return crop, (top / shrink + MARGIN, left / shrink + MARGIN), frame
+
+    def _photo(self, path: Path) -> Image.Image:
+        if path not in self._cache:
+            try:
+                with Image.open(path) as file:
+                    photo = file.convert("RGB")
+            except (OSError, UnidentifiedImageError) as error:
+                raise TrainingError(f"{path} cannot be read as a photo: {error}.") from error
+            if min(photo.size) < self.config.crop + 2 * MARGIN:
+                raise TrainingError(
+                    f"{path} is {photo.width}x{photo.height}; training on crops of "
+                    f"{self.config.crop} needs {self.config.crop + 2 * MARGIN} pixels a side."
+                )
+            self._cache[path] = photo
+        return self._cache[path]
+
+
+def _shaky_camera(rng: np.random.Generator) -> Camera:
+    """A camera whose exposure is long enough to show what the recipe asks for."""
+    camera = Camera.sample(rng)
+    exposure = math.exp(rng.uniform(math.log(1 / 60), math.log(0.8)))
+    return dataclasses.replace(camera, exposure_s=max(camera.exposure_s, exposure))
+
+
+def _texture(photo: Image.Image, place: tuple[int, int], span: int) -> float:
+    """Mean difference of neighbouring pixels around the middle of a crop."""
+    left, top = place[0] + span // 2 - 48, place[1] + span // 2 - 48
+    patch = np.asarray(photo.crop((left, top, left + 96, top + 96)).convert("L"), np.float32)
+    return float(np.abs(np.diff(patch, axis=0)).mean() + np.abs(np.diff(patch, axis=1)).mean())
+
+
+def _to_bytes(image: Tensor) -> Tensor:
+    return (image * 255).round().clamp(0, 255).to("cpu", torch.uint8)
+
+
+def batches(
+    pairs: PairBlocks, batch: int, first_step: int, workers: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches from step `first_step` on; a function of (seed, step) alone.
+
+    Yields:
+        (blurred, sharp), each (batch, 3, crop, crop) float32 in [-1, 1] on the CPU.
+    """
+    config = pairs.config
+    if config.pairs_per_block % batch:
+        raise TrainingError(
+            f"batch is {batch}, expected a divisor of pairs_per_block ({config.pairs_per_block})."
+        )
+    per_block = config.pairs_per_block * config.reuse // batch
+    first_block, skip = divmod(first_step, per_block)
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        pairs,
+        batch_size=None,
+        sampler=range(first_block, 2**31),
+        num_workers=workers,
+        prefetch_factor=1 if workers else None,
+        persistent_workers=workers > 0,
+    )
+    for block, (blurred, sharp) in enumerate(loader, start=first_block):
+        generator = torch.Generator().manual_seed(block * 1_000_003 + config.seed)
+        order = torch.cat(
+            [torch.randperm(len(blurred), generator=generator) for _ in range(config.reuse)]
+        )
+        for step in range(per_block):
+            turns = int(torch.randint(0, 8, (1,), generator=generator))
+            if step < skip:
+                continue
+            index = order[step * batch : (step + 1) * batch]
+            yield _turn(blurred[index], turns), _turn(sharp[index], turns)
+        skip = 0
+
+
+def _turn(images: Tensor, turns: int) -> Tensor:
+    images = images.float() / 127.5 - 1
+    images = torch.rot90(images, turns % 4, (2, 3))
+    return (images.flip(3) if turns >= 4 else images).contiguous()

@@ -1,0 +1,240 @@
+"""The deblurrer: conditions once per photo, samples by DDIM, tiles large photos, checks itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqdiff.checkpoint import load_model
+from freqdiff.denoiser import Denoiser
+from freqdiff.errors import FreqDiffError, InputError
+from freqdiff.model import ConditionMaps
+from freqdiff.sampling import ddim, frame_noise
+from freqdiff.tiling import TilePlan, plan_tiles
+from freqdiff_kernels import ops
+
+WHOLE_FRAME_PIXELS = 9_000_000
+"""Frames up to this size are not tiled: 4K on a CPU stays below 2 GB (benchmarks/deblur.py)."""
+LARGEST_TILE = 3072
+BAND_CELL = 128
+_SMALLEST_CHANGE = 1 / 255
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameResult:
+    """One deblurred frame.
+
+    Attributes:
+        image: (1, 3, H, W) float32 on the CPU in [0, 1].
+        changed: False where the model had nothing to offer and `image` is the input.
+        tiles: number of tiles.
+        seconds: wall time.
+    """
+
+    image: Tensor
+    changed: bool
+    tiles: int
+    seconds: float
+
+
+class Deblurrer(nn.Module):
+    """A denoiser with everything around it that makes it a deblurrer of photos.
+
+    Example:
+        model = freqdiff.load("tiny"); sharp = model(blurred)
+    """
+
+    def __init__(self, denoiser: Denoiser, name: str) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.name = name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(self, image: Tensor, steps: int | None = None, seed: int = 0) -> Tensor:
+        """Deblur photos.
+
+        Args:
+            image: (B, 3, H, W) float in [0, 1], any size and device.
+            steps: sampling steps; the model's default if None.
+            seed: of the sampling noise; photos of a batch get the same noise.
+
+        Returns:
+            The same shape, dtype and device.
+        """
+        results = [self.restore(frame[None], steps=steps, seed=seed).image for frame in image]
+        return torch.cat(results).to(image) if results else image.clone()
+
+    @torch.inference_mode()
+    def restore(
+        self,
+        image: Tensor,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        tile: int | None = None,
+        keep_band: bool = True,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> FrameResult:
+        """Deblur one photo.
+
+        Args:
+            image: (1, 3, H, W) float in [0, 1].
+            steps: sampling steps, 1 (closest to the truth) .. 1000; the model's default if None.
+            seed: of the sampling noise, >= 0.
+            tile: longest side of a tile in pixels; chosen by the size of the photo if None. The
+                result does not depend on it.
+            keep_band: tie the mean colour of 128 px cells to the input: blur does not move it.
+            callback: called with (tiles done, tiles in all) over all steps; what it raises ends
+                the work.
+
+        Raises:
+            InputError: a wrong shape or option, or a tile too small for the model.
+            FreqDiffError: the model gave NaN or infinity.
+        """
+        started = time.perf_counter()
+        if image.ndim != 4 or image.shape[:2] != (1, 3) or image.numel() == 0:
+            raise InputError(f"image is {tuple(image.shape)}, expected (1, 3, H, W).")
+        steps = self.denoiser.config.default_steps if steps is None else steps
+        largest = tile or _automatic_tile(image)
+        while True:
+            try:
+                result, tiles = self._sample(image, steps, seed, largest, callback)
+                break
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                largest = min(largest, max(image.shape[-2:])) // 2
+        if not bool(torch.isfinite(result).all()):
+            raise FreqDiffError(f"Model {self.name!r} gave values that are not finite.")
+        image = image.to("cpu", torch.float32)
+        if keep_band:
+            result = tie_low_band(result, image)
+        result = result.clamp_(0, 1)
+        changed = _largest_change(result, image) >= _SMALLEST_CHANGE
+        seconds = time.perf_counter() - started
+        return FrameResult(result if changed else image.clone(), changed, tiles, seconds)
+
+    def _sample(
+        self,
+        image: Tensor,
+        steps: int,
+        seed: int,
+        largest: int,
+        callback: Callable[[int, int], None] | None,
+    ) -> tuple[Tensor, int]:
+        config, device = self.denoiser.config, self.device
+        height, width = image.shape[-2:]
+        size = tuple(-(-n // config.alignment) * config.alignment for n in (height, width))
+        size = (size[0], size[1])
+        plan = plan_tiles(size, largest, config.receptive_radius, alignment=config.alignment)
+        y = ops.extract_tiles(
+            image[0].float(), size, ([0], [0]), dtype=torch.float32, scale=2.0, shift=-1.0
+        ).to(device)
+        maps = self.denoiser.condition(y)
+        total, done = steps * len(plan.positions), 0
+
+        def denoise(x: Tensor, t: int) -> Tensor:
+            nonlocal done
+            times = torch.full((1,), t, device=device)
+            tiles = []
+            for position in plan.positions:
+                tiles.append(self._tile(x, times, y, maps, plan, position))
+                done += 1
+                if callback is not None:
+                    callback(done, total)
+            if len(tiles) == 1:
+                return tiles[0]
+            starts = (list(plan.starts[0]), list(plan.starts[1]))
+            return ops.stitch_tiles(
+                torch.cat(tiles), starts, plan.size, margin=plan.margin, channels_last=True
+            )[None]
+
+        noise = frame_noise(seed, *size).to(device)
+        result = ddim(denoise, noise, steps)
+        return (result[..., :height, :width] * 0.5 + 0.5).float().cpu(), len(plan.positions)
+
+    def _tile(
+        self,
+        x: Tensor,
+        times: Tensor,
+        y: Tensor,
+        maps: ConditionMaps,
+        plan: TilePlan,
+        position: tuple[int, int],
+    ) -> Tensor:
+        top, left = position
+        rows, columns = slice(top, top + plan.tile[0]), slice(left, left + plan.tile[1])
+        cut = maps.crop(top, left, *plan.tile)
+        autocast = x.device.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            tile = self.denoiser.denoise(
+                x[..., rows, columns], times, y[..., rows, columns], cut, position
+            )
+        return tile.float()
+
+
+def load(name: str = "tiny", device: str = "auto") -> Deblurrer:
+    """Load a shipped model ("tiny"), or a model folder by its path.
+
+    Args:
+        name: see `freqdiff info` for the shipped models.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+
+    Raises:
+        ModelError: unknown name or damaged weights.
+        InputError: no such device.
+    """
+    model = Deblurrer(load_model(name), name)
+    return model.to(choose_device(device)).eval()
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that "auto" or a name stands for.
+
+    Raises:
+        InputError: the name is not a device of this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device is {device!r}, which this machine or this torch does not offer; "
+            "use 'auto', 'cpu' or 'cuda'."
+        ) from error
+    return chosen
+
+
+def tie_low_band(result: Tensor, image: Tensor) -> Tensor:
+    """Give `result` the local mean colour of `image` (both (1, 3, H, W)), smoothly over cells."""
+    height, width = result.shape[-2:]
+    offset = _cells(image) - _cells(result)
+    rows, columns = offset.shape[-2:]
+    size = (rows * BAND_CELL, columns * BAND_CELL)
+    offset = F.interpolate(offset, size=size, mode="bilinear", align_corners=False)
+    return result.add_(offset[..., :height, :width])
+
+
+def _cells(image: Tensor) -> Tensor:
+    return F.avg_pool2d(image, BAND_CELL, ceil_mode=True)
+
+
+def _largest_change(result: Tensor, image: Tensor) -> float:
+    """Largest mean absolute change in a cell of 16 px: small where the model did nothing."""
+    change = (result - image).abs_().mean(1, keepdim=True)
+    return float(F.avg_pool2d(change, 16, ceil_mode=True).max())
+
+
+def _automatic_tile(image: Tensor) -> int:
+    height, width = image.shape[-2:]
+    return max(height, width) + 64 if height * width <= WHOLE_FRAME_PIXELS else LARGEST_TILE

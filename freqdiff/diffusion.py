@@ -1,0 +1,122 @@
+"""Noise schedule, anchored preconditioning and the three training objectives.
+
+Symbols as in the paper: x0 sharp photo, y blurred photo, both in [-1, 1];
+x_t = a_t x0 + s_t eps with a_t^2 + s_t^2 = 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Objective = Literal["anchored", "epsilon", "v"]
+OBJECTIVES: tuple[Objective, ...] = ("anchored", "epsilon", "v")
+TRAIN_STEPS = 1000
+
+
+@functools.cache
+def signal_levels() -> np.ndarray:
+    """a_t for t = 0 .. 999, float64: linear betas rescaled to zero terminal SNR (Lin et al. 2024).
+
+    a_999 is exactly 0: sampling starts from pure noise.
+    """
+    betas = np.linspace(1e-4, 0.02, TRAIN_STEPS, dtype=np.float64)
+    a = np.sqrt(np.cumprod(1 - betas))
+    return np.asarray((a - a[-1]) * (a[0] / (a[0] - a[-1])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Coefficients:
+    """How network input and output relate to x_t, y and x0 at one noise level, per sample.
+
+    z = input_x x_t + input_y y;  x0^ = output_x x_t + output_y y + gate * output_z z + scale * F.
+    """
+
+    input_x: Tensor
+    input_y: Tensor
+    output_x: Tensor
+    output_y: Tensor
+    output_z: Tensor
+    scale: Tensor
+
+    def network_input(self, x_t: Tensor, y: Tensor) -> Tensor:
+        """What the network sees of x_t: unit variance at every noise level."""
+        return self.input_x * x_t + self.input_y * y
+
+    def denoised(self, raw: Tensor, gate: Tensor, z: Tensor, x_t: Tensor, y: Tensor) -> Tensor:
+        """x0^ from the network's output `raw` (F) and its scalar `gate` per sample."""
+        base = self.output_y * y + self.scale * raw + (gate * self.output_z) * z
+        return base + self.output_x * x_t
+
+
+def coefficients(
+    objective: Objective, a: Tensor, residual_std: float, dtype: torch.dtype = torch.float32
+) -> Coefficients:
+    """Preconditioning of an objective.
+
+    "anchored": y is a noisy view of x0, x0 | y ~ N(y, r^2). Then
+    tau = (1/r^2 + a^2/s^2)^(-1/2), mu = y + k z with z = (x_t - a y) / sqrt(a^2 r^2 + s^2) and
+    k = tau^2 a sqrt(a^2 r^2 + s^2) / s^2, x0^ = mu + tau F. The term k z is gated by a scalar that
+    the network learns from the noise level; at its start the gate is 0 and x0^ = y.
+    "epsilon" (Eq. 2 of the paper): x0^ = (x_t - s F) / a. "v": x0^ = a x_t - s F.
+
+    Args:
+        objective: what F means.
+        a: (B,) signal level in [0, 1], any float dtype; computed in float64.
+        residual_std: r, the standard deviation of x0 - y over the training set.
+        dtype: of the result.
+
+    Returns:
+        Coefficients, each (B, 1, 1, 1).
+    """
+    a = a.double()
+    s = (1 - a * a).clamp_min(0).sqrt()
+    zero, one = torch.zeros_like(a), torch.ones_like(a)
+    if objective == "anchored":
+        spread = (a * a * residual_std**2 + s * s).sqrt()
+        # tau = r s / spread and k = a r^2 / spread: the forms without division by s.
+        values = (one / spread, -a / spread, zero, one, a * residual_std**2 / spread)
+        scale = residual_std * s / spread
+    elif objective == "epsilon":
+        # a = 0 leaves x0 open; the estimate is bounded as if the SNR were that of t = 998.
+        safe = a.clamp_min(5e-4)
+        values, scale = (one, zero, one / safe, zero, zero), -s / safe
+    elif objective == "v":
+        values, scale = (one, zero, a, zero, zero), -s
+    else:
+        raise ValueError(f"objective is {objective!r}, expected one of {OBJECTIVES}.")
+    return Coefficients(*(v.to(dtype)[:, None, None, None] for v in (*values, scale)))
+
+
+def loss_weight(objective: Objective, c: Coefficients) -> Tensor:
+    """Weight (B, 1, 1, 1) of |x0^ - x0|^2 that makes it the mean square error of F."""
+    del objective
+    return 1 / c.scale.square().clamp_min(1e-12)
+
+
+def sample_timesteps(
+    count: int, terminal_share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw training noise levels: t = 999 with probability `terminal_share`, else uniform.
+
+    Returns:
+        (t, a): int64 (count,) and float64 (count,), on the CPU.
+    """
+    t = torch.randint(0, TRAIN_STEPS, (count,), generator=generator)
+    terminal = torch.rand(count, generator=generator) < terminal_share
+    t = torch.where(terminal, torch.full_like(t, TRAIN_STEPS - 1), t)
+    return t, torch.from_numpy(signal_levels())[t]
+
+
+def time_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoids (B, dim) of the time step t in [0, 999], wavelengths from 2 pi to 20000 pi."""
+    half = dim // 2
+    rates = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
+    angle = t.float()[:, None] * rates
+    return torch.cat((angle.cos(), angle.sin()), 1)

@@ -1,0 +1,294 @@
+"""The denoising network: a time-conditional U-Net of local operators on 4x4 pixel blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqdiff import diffusion, spectral
+from freqdiff_kernels import ops
+
+Condition = Literal["freq+spatial", "freq", "spatial"]
+PITCH = 4
+"""Pixels per position of the finest level: the network works on PixelUnshuffle(4) of the photo."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture and objective of a network; saved with its weights.
+
+    Attributes:
+        name: for messages and reports.
+        channels: width of the levels at pitch 4, 8, 16, ... pixels.
+        encoder_blocks, decoder_blocks: residual blocks of each level on the way down (the last
+            one is the middle) and on the way up (one entry fewer).
+        attention: levels (0 = finest) whose blocks end with halo attention.
+        condition: what the network sees of the blurred photo: its spectra, itself, or both.
+        objective: what the network's output means, see `diffusion.coefficients`.
+        residual_std: r of the anchored objective.
+        embedding: width of the time embedding.
+        default_steps: sampling steps when the user does not choose.
+    """
+
+    name: str
+    channels: tuple[int, ...] = (48, 64, 96)
+    encoder_blocks: tuple[int, ...] = (3, 3, 2)
+    decoder_blocks: tuple[int, ...] = (3, 3)
+    attention: tuple[int, ...] = ()
+    condition: Condition = "freq+spatial"
+    objective: diffusion.Objective = "anchored"
+    residual_std: float = 0.1
+    embedding: int = 64
+    default_steps: int = 1
+
+    def __post_init__(self) -> None:
+        levels = len(self.channels)
+        if len(self.encoder_blocks) != levels or len(self.decoder_blocks) != levels - 1:
+            raise ValueError(
+                f"{levels} levels need {levels} encoder_blocks and {levels - 1} decoder_blocks, "
+                f"got {self.encoder_blocks} and {self.decoder_blocks}."
+            )
+        if self.condition not in ("freq+spatial", "freq", "spatial"):
+            raise ValueError(f"condition is {self.condition!r}, not a known one.")
+        if self.objective not in diffusion.OBJECTIVES:
+            raise ValueError(f"objective is {self.objective!r}, not one of {diffusion.OBJECTIVES}.")
+
+    @property
+    def alignment(self) -> int:
+        """Pixels that frame sizes and tile starts must be multiples of."""
+        return PITCH * 2 ** (len(self.channels) - 1)
+
+    @property
+    def receptive_radius(self) -> int:
+        """Pixels that an output pixel sees in each direction, rounded up to `alignment`."""
+        radius = 2 * PITCH  # input and output convolutions
+        for level in range(len(self.channels)):
+            pitch = PITCH * 2**level
+            blocks = self.encoder_blocks[level]
+            if level < len(self.decoder_blocks):
+                blocks += self.decoder_blocks[level]
+            radius += 2 * blocks * pitch + pitch
+            if level in self.attention:
+                radius += blocks * (WINDOW + HALO) * pitch
+        return -(-radius // self.alignment) * self.alignment
+
+
+WINDOW, HALO, HEAD = 8, 4, 32
+
+CONFIGS = {
+    "tiny": ModelConfig("tiny"),
+    "base": ModelConfig(
+        "base",
+        channels=(64, 128, 192),
+        encoder_blocks=(3, 3, 3),
+        decoder_blocks=(3, 2),
+        embedding=128,
+        default_steps=4,
+    ),
+    "adv": ModelConfig(
+        "adv",
+        channels=(128, 192, 256),
+        encoder_blocks=(4, 3, 3),
+        decoder_blocks=(4, 3),
+        attention=(1, 2),
+        embedding=128,
+        default_steps=8,
+    ),
+}
+
+
+class ChannelNorm(nn.Module):
+    """Normalises the channels of each position on its own: no statistics over the image."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        normal = F.layer_norm(x.permute(0, 2, 3, 1), (self.channels,))
+        return normal.permute(0, 3, 1, 2)
+
+
+class HaloAttention(nn.Module):
+    """Self-attention of 8x8 windows that see 4 positions around, on an absolute grid."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = channels // HEAD
+        self.norm = ChannelNorm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        span = WINDOW + 2 * HALO
+        self.bias = nn.Parameter(torch.zeros(self.heads, WINDOW * WINDOW, span * span))
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias if self.out.bias is not None else torch.empty(0))
+
+    def forward(self, x: Tensor, origin: tuple[int, int]) -> Tensor:
+        """(B, C, H, W) -> the same shape; `origin` is the position of (0, 0) in the frame."""
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1)
+        q, k, v = qkv.reshape(batch, height, width, 3, self.heads, HEAD).unbind(3)
+        y = ops.halo_attention(q, k, v, WINDOW, HALO, bias=self.bias, origin=origin)
+        return x + self.out(y.reshape(batch, height, width, channels).permute(0, 3, 1, 2))
+
+
+class Block(nn.Module):
+    """Residual block: norm, FiLM by the time embedding, two 3x3 convolutions (second from zero)."""
+
+    def __init__(self, channels: int, embedding: int, attention: bool) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.film = nn.Linear(embedding, 2 * channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.attention = HaloAttention(channels) if attention else None
+        for layer in (self.film, self.conv2):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor, origin: tuple[int, int]) -> Tensor:
+        """(B, C, H, W) and (B, E) -> (B, C, H, W)."""
+        scale, shift = self.film(embedding)[..., None, None].chunk(2, 1)
+        h = self.norm(x) * (1 + scale) + shift
+        x = x + self.conv2(F.silu(self.conv1(h)))
+        return x if self.attention is None else self.attention(x, origin)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionMaps:
+    """What depends on the blurred photo only: computed once per frame, cut for tiles, reused.
+
+    Attributes:
+        levels: one (B, C_l, H / p_l, W / p_l) per encoder level of pitch p_l.
+        embedding: (B, E) share of the global spectrum in the time embedding.
+    """
+
+    levels: tuple[Tensor, ...]
+    embedding: Tensor
+
+    def crop(self, y: int, x: int, height: int, width: int) -> ConditionMaps:
+        """The maps of the tile at pixel (y, x); all four multiples of the model's alignment."""
+        cut = tuple(
+            level[:, :, y // p : (y + height) // p, x // p : (x + width) // p]
+            for level, p in ((level, PITCH * 2**i) for i, level in enumerate(self.levels))
+        )
+        return ConditionMaps(cut, self.embedding)
+
+
+class FreqDiffUNet(nn.Module):
+    """F(z, t, c_freq, y) of model equation x0^ = mu + tau F; see `diffusion.coefficients`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, embedding = config.channels, config.embedding
+        self.input_z = nn.Conv2d(3 * PITCH**2, widths[0], 3, padding=1, bias=False)
+        self.input_y = nn.Conv2d(3 * PITCH**2, widths[0], 3, padding=1)
+        self.project = nn.ModuleList(
+            nn.Conv2d(6 * (PITCH * 2**level) ** 2, width, 1) for level, width in enumerate(widths)
+        )
+        self.time = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU())
+        self.time_out = nn.Linear(embedding, embedding)
+        self.spectrum = nn.Linear(spectral.GLOBAL_FEATURES, embedding)
+        self.gate = nn.Linear(embedding, 1)
+        self.encoder = nn.ModuleList(
+            nn.ModuleList(Block(w, embedding, level in config.attention) for _ in range(count))
+            for level, (w, count) in enumerate(zip(widths, config.encoder_blocks, strict=True))
+        )
+        self.down = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 2, stride=2)
+            for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.up = nn.ModuleList(
+            nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.decoder = nn.ModuleList(
+            nn.ModuleList(Block(w, embedding, level in config.attention) for _ in range(count))
+            for level, (w, count) in enumerate(zip(widths, config.decoder_blocks, strict=False))
+        )
+        self.output_norm = ChannelNorm(widths[0])
+        self.output = nn.Conv2d(widths[0], 3 * PITCH**2, 3, padding=1)
+        for layer in (self.output, self.gate, self.spectrum):
+            nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def condition(self, y: Tensor) -> ConditionMaps:
+        """Maps of the blurred photo (B, 3, H, W) in [-1, 1]; H, W multiples of the alignment."""
+        dtype = self.input_y.weight.dtype
+        spatial, frequency = (part in self.config.condition for part in ("spatial", "freq"))
+        levels = []
+        for level, project in enumerate(self.project):
+            pitch = PITCH * 2**level
+            if frequency:
+                maps = project(spectral.window_features(y.float(), pitch).to(dtype))
+            else:
+                shape = (y.shape[0], project.out_channels, y.shape[2] // pitch, y.shape[3] // pitch)
+                maps = y.new_zeros(shape, dtype=dtype)
+            if level == 0 and spatial:
+                maps = maps + self.input_y(F.pixel_unshuffle(y.to(dtype), PITCH))
+            levels.append(maps)
+        embedding = self.spectrum(spectral.global_features(y.float()).to(dtype))
+        return ConditionMaps(tuple(levels), embedding * float(frequency))
+
+    def forward(
+        self, z: Tensor, t: Tensor, maps: ConditionMaps, origin: tuple[int, int] = (0, 0)
+    ) -> tuple[Tensor, Tensor]:
+        """One evaluation of the network.
+
+        Args:
+            z: (B, 3, H, W) preconditioned noisy photo.
+            t: (B,) time step in [0, 999].
+            maps: of `condition`, cut to the same pixels.
+            origin: pixel position of the tile in its frame.
+
+        Returns:
+            F (B, 3, H, W) and the gate (B, 1, 1, 1).
+        """
+        embedding = diffusion.time_embedding(t, self.config.embedding).to(z.dtype)
+        embedding = F.silu(self.time_out(self.time(embedding)) + maps.embedding)
+        h = self.input_z(F.pixel_unshuffle(z, PITCH))
+        skips: list[Tensor] = []
+        for level, blocks in enumerate(self.encoder):
+            if level:
+                h = self.down[level - 1](h)
+            h = h + maps.levels[level]
+            h = _run(blocks, h, embedding, origin, level)
+            skips.append(h)
+        for level in reversed(range(len(self.decoder))):
+            h = skips[level] + F.pixel_shuffle(self.up[level](h), 2)
+            h = _run(self.decoder[level], h, embedding, origin, level)
+        raw = F.pixel_shuffle(self.output(self.output_norm(h)), PITCH)
+        return raw, self.gate(embedding)[..., None, None]
+
+
+def _run(
+    blocks: nn.Module, h: Tensor, embedding: Tensor, origin: tuple[int, int], level: int
+) -> Tensor:
+    assert isinstance(blocks, nn.ModuleList)
+    pitch = PITCH * 2**level
+    for block in blocks:
+        h = block(h, embedding, (origin[0] // pitch, origin[1] // pitch))
+    return h
+
+
+def count_flops_per_pixel(config: ModelConfig, size: int = 256) -> float:
+    """Floating-point operations (2 per multiply-add) per photo pixel of one `forward`."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        model = FreqDiffUNet(config)
+        z = torch.empty(1, 3, size, size)
+        levels = tuple(
+            torch.empty(1, width, size // (PITCH * 2**i), size // (PITCH * 2**i))
+            for i, width in enumerate(config.channels)
+        )
+        maps = ConditionMaps(levels, torch.empty(1, config.embedding))
+        with FlopCounterMode(display=False) as counter:
+            model(z, torch.zeros(1), maps)
+    return float(counter.get_total_flops()) / size**2

@@ -1,0 +1,52 @@
+"""The frequency condition c_freq: windowed Fourier magnitude and phase of the blurred photo."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from freqdiff_kernels import ops
+
+RADIAL_BANDS = 6
+ANGULAR_BANDS = 4
+GLOBAL_FEATURES = RADIAL_BANDS * ANGULAR_BANDS
+_GLOBAL_WINDOW = 32
+
+
+def window_features(photo: Tensor, pitch: int) -> Tensor:
+    """c_freq at one level of the network: log magnitude, cosine and sine of the phase.
+
+    Hann windows of 2 `pitch` pixels every `pitch` pixels, on luminance; the grid is anchored at
+    pixel 0, so a tile that starts at a multiple of `pitch` sees the features of its frame.
+
+    Args:
+        photo: (B, 3, H, W) in [-1, 1]; H and W multiples of `pitch`.
+        pitch: 4, 8, 16 or 32 pixels.
+
+    Returns:
+        (B, 6 pitch^2, H / pitch, W / pitch), channels-last in memory; magnitudes scaled to about
+        unit range.
+    """
+    features = ops.fft_features(photo * 0.5 + 0.5, 2 * pitch, pitch, taper="hann", layout="luma")
+    slots = features.shape[-1] // 3
+    features[..., :slots].sub_(math.log(2 * pitch) - 3).mul_(1 / 3)
+    return features.permute(0, 3, 1, 2)
+
+
+def global_features(photo: Tensor) -> Tensor:
+    """Mean window power (Welch) of a whole photo in radial and angular bands.
+
+    Args:
+        photo: (B, 3, H, W) in [-1, 1], at least one pixel.
+
+    Returns:
+        (B, 24) log energies scaled to about unit range.
+    """
+    photo = photo * 0.5 + 0.5
+    bottom, right = -photo.shape[2] % _GLOBAL_WINDOW, -photo.shape[3] % _GLOBAL_WINDOW
+    if bottom or right:
+        photo = torch.nn.functional.pad(photo, (0, right, 0, bottom), mode="replicate")
+    energy = ops.band_energy(photo, _GLOBAL_WINDOW, RADIAL_BANDS, ANGULAR_BANDS)
+    return energy * (1 / 3) + 2

@@ -1,0 +1,287 @@
+"""Training of the deblurrer on accelerate; a resumed run equals an uninterrupted one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from freqdiff import diffusion
+from freqdiff.checkpoint import save_model
+from freqdiff.data import DataConfig, PairBlocks, batches
+from freqdiff.denoiser import Denoiser
+from freqdiff.errors import TrainingError
+from freqdiff.model import ModelConfig
+from freqdiff.validation import Validation
+
+_STATE = "state.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Recipe of a training run.
+
+    Attributes:
+        steps: optimiser steps of the whole run (the cosine ends there).
+        batch: pairs per step and process.
+        learning_rate, warmup, weight_decay: AdamW.
+        schedule: "linear" stays at the peak and decays over the last `decay_share` of the steps, so
+            that a run can be made longer when it is resumed; "cosine" is the paper's.
+        decay_share: see `schedule`.
+        ema: decay of the averaged weights, which are the ones that are saved.
+        terminal_share: share of the samples at t = 999, where one step is plain regression.
+        spectral_loss: weight of the L1 distance of spectra at high noise.
+        relative_floor: samples are weighted by 1 / (|x0 - y|^2 / r^2 + relative_floor), so that
+            lightly blurred photos count as in a mean of PSNR gains.
+        validate_every, save_every: steps between validations and saved states.
+        seed: of weights, noise and data.
+    """
+
+    steps: int = 30_000
+    batch: int = 8
+    learning_rate: float = 8e-4
+    warmup: int = 300
+    weight_decay: float = 1e-4
+    schedule: Literal["linear", "cosine"] = "linear"
+    decay_share: float = 0.3
+    ema: float = 0.999
+    terminal_share: float = 0.6
+    spectral_loss: float = 0.1
+    relative_floor: float = 0.25
+    validate_every: int = 1000
+    save_every: int = 1000
+    seed: int = 0
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, a constant, and a linear decay; or warm-up and a cosine."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    left = max(0.0, 1 - step / config.steps)
+    if config.schedule == "cosine":
+        return config.learning_rate * warm * (0.5 - 0.5 * math.cos(math.pi * left))
+    return config.learning_rate * warm * min(1.0, left / config.decay_share)
+
+
+def training_loss(
+    model: torch.nn.Module,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    y: Tensor,
+    x0: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """The objective's loss (Eq. 2 of the paper in `epsilon` mode) plus L1 of spectra at high noise.
+
+    Args:
+        model: x0^ = model(x_t, t, y).
+        y, x0: blurred and sharp (B, 3, H, W) in [-1, 1].
+        generator: on the CPU; source of noise levels and noise.
+    """
+    t, a = diffusion.sample_timesteps(len(y), config.terminal_share, generator)
+    noise = torch.randn(y.shape, generator=generator).to(y.device)
+    levels = a.to(y)[:, None, None, None]
+    x_t = levels * x0 + (1 - levels**2).clamp_min(0).sqrt() * noise
+    x0_hat = model(x_t, t.to(y.device), y).float()
+    r = model_config.residual_std
+    scale = diffusion.coefficients(model_config.objective, a, r).scale.to(y.device)
+    error = x0_hat - x0
+    blur = (x0 - y).square().mean((1, 2, 3)) / r**2
+    weight = 1 / (blur + config.relative_floor)
+    loss = (weight * (error / scale.clamp_min(1e-4)).square().mean((1, 2, 3))).mean()
+    high = (t >= 600).to(y)
+    spectrum = torch.fft.rfft2(error / r, norm="ortho").abs().mean((1, 2, 3))
+    return loss + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
+
+
+class Training:
+    """One run in one folder: model, averaged weights, optimiser, position in the data."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        data: str | os.PathLike[str],
+        model: ModelConfig,
+        config: TrainConfig,
+        data_config: DataConfig,
+        validation: Validation | None = None,
+    ) -> None:
+        self.folder, self.config, self.validation = Path(folder), config, validation
+        self.accelerator = Accelerator()
+        torch.manual_seed(config.seed)
+        self.model = Denoiser(model).to(memory_format=torch.channels_last)
+        self.ema = {k: v.detach().clone() for k, v in self.model.named_parameters()}
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        process = self.accelerator.process_index
+        data_config = dataclasses.replace(data_config, seed=data_config.seed + 7919 * process)
+        device = self.accelerator.device
+        self.pairs = PairBlocks(data, data_config, device=str(device))
+        self.settings = json.dumps(
+            {
+                "model": dataclasses.asdict(model),
+                "train": dataclasses.asdict(dataclasses.replace(config, steps=0)),
+                "data": dataclasses.asdict(data_config) | {"recipe": repr(data_config.recipe)},
+            },
+            sort_keys=True,
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+        self._recent: list[float] = []
+        self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.ema = {k: v.to(device) for k, v in self.ema.items()}
+
+    def save(self) -> None:
+        """Write the state for `resume` (atomically) and the averaged weights as a model folder."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors: dict[str, Tensor] = {}
+        moments = self.optimizer.state_dict()["state"]
+        for index, (name, value) in enumerate(self.model.named_parameters()):
+            tensors[f"model.{name}"] = value.detach()
+            tensors[f"ema.{name}"] = self.ema[name]
+            for key, moment in moments.get(index, {}).items():
+                tensors[f"{key}.{name}"] = moment
+        metadata = {
+            "step": str(self.step),
+            "seconds": str(self.seconds),
+            "settings": self.settings,
+            "history": json.dumps(self.history),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / (_STATE + ".partial")
+        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+        os.replace(temporary, self.folder / _STATE)
+        save_model(self.folder / "model", self.averaged(), self.facts())
+
+    def resume(self) -> bool:
+        """Continue from the folder's state; False if there is none.
+
+        Raises:
+            TrainingError: the state is of a run with other settings, or damaged.
+        """
+        path = self.folder / _STATE
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"{path} is not a training state: {error}.") from error
+        if metadata["settings"] != self.settings:
+            raise TrainingError(
+                f"{path} was written by a run with other settings; "
+                "give the same settings, or another folder for a new run."
+            )
+        state = self.optimizer.state_dict()
+        for index, (name, value) in enumerate(self.model.named_parameters()):
+            with torch.no_grad():
+                value.copy_(tensors[f"model.{name}"])
+                self.ema[name].copy_(tensors[f"ema.{name}"])
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            if f"step.{name}" in tensors:
+                state["state"][index] = {key: tensors[f"{key}.{name}"] for key in keys}
+        self.optimizer.load_state_dict(state)
+        self.step = int(metadata["step"])
+        self.seconds = float(metadata["seconds"])
+        self.history = json.loads(metadata["history"])
+        return True
+
+    def averaged(self) -> Denoiser:
+        """A copy of the model with the averaged weights, on the CPU."""
+        model = Denoiser(self.model.config)
+        model.load_state_dict({k: v.cpu() for k, v in self.ema.items()})
+        return model.eval().to(memory_format=torch.channels_last)
+
+    def facts(self) -> dict[str, Any]:
+        """What `config.json` says about the training."""
+        return {
+            "steps": self.step,
+            "seconds": round(self.seconds),
+            "settings": json.loads(self.settings),
+            "history": self.history,
+        }
+
+    def run(self, *, seconds: float = math.inf, progress: bool = True) -> None:
+        """Train until `config.steps`, or for a time budget; then save.
+
+        Raises:
+            TrainingError: the loss became infinite or exploded; the last state stays as it was.
+        """
+        start, first = time.monotonic(), self.step
+        earlier = self.seconds
+        workers = 0 if self.accelerator.device.type == "cuda" else 1
+        stream = batches(self.pairs, self.config.batch, self.step, workers)
+        bar = tqdm(
+            total=self.config.steps, initial=self.step, unit="step", disable=None if progress else 1
+        )
+        while self.step < self.config.steps and time.monotonic() - start < seconds:
+            loss = self._advance(*next(stream))
+            self.seconds = earlier + time.monotonic() - start
+            bar.update()
+            if self.step % 20 == 0:
+                rate = (self.step - first) * self.config.batch / (time.monotonic() - start)
+                bar.set_postfix(loss=f"{loss:.4f}", crops_per_s=f"{rate:.1f}")
+            if self.step % self.config.validate_every == 0:
+                self._validate()
+            if self.step % self.config.save_every == 0:
+                self.save()
+        bar.close()
+        self.save()
+
+    def _advance(self, y: Tensor, x0: Tensor) -> float:
+        config, device = self.config, self.accelerator.device
+        memory = torch.channels_last
+        y, x0 = (v.to(device).contiguous(memory_format=memory) for v in (y, x0))
+        seed = (config.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index
+        generator = torch.Generator().manual_seed(seed)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        with self.accelerator.autocast():
+            loss = training_loss(self.prepared, self.model.config, config, y, x0, generator)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        value = float(loss.detach())
+        self._check(value)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(config.ema, self.step / (self.step + 10))
+        with torch.no_grad():
+            averages = list(self.ema.values())
+            torch._foreach_lerp_(averages, list(self.model.parameters()), 1 - decay)
+        return value
+
+    def _check(self, loss: float) -> None:
+        self._recent = [*self._recent[-199:], loss]
+        typical = sorted(self._recent)[len(self._recent) // 2]
+        recent = self._recent[-20:]
+        exploded = len(self._recent) == 200 and sum(recent) / len(recent) > 20 * typical
+        if not math.isfinite(loss) or exploded:
+            raise TrainingError(
+                f"Training diverged at step {self.step} (loss {loss:.3g}, typically {typical:.3g}):"
+                f" the last state in {self.folder} is intact; lower the learning rate and resume."
+            )
+
+    def _validate(self) -> None:
+        if self.validation is None or not self.accelerator.is_main_process:
+            return
+        result = self.validation.measure(self.averaged(), self.folder / f"val_{self.step:07d}.png")
+        self.history.append({"step": self.step, "seconds": round(self.seconds), **result})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(self.history[-1]) + "\n")
+        tqdm.write(json.dumps(self.history[-1]))
