@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 
-def rotation_displacements(
-    rotations: Tensor, points: Tensor, focal_px: Tensor
-) -> Tensor:
+def rotation_displacements(rotations: Tensor, points: Tensor, focal_px: Tensor) -> Tensor:
     """Where the homographies K R K^-1 move image points.
 
     Args:
@@ -77,7 +75,8 @@ def disk_transfer(diameter_px: Tensor, sigma_px: Tensor, size: tuple[int, int]) 
     radius = torch.hypot(fy[:, None], fx)
     argument = (math.pi * diameter_px[..., None, None] * radius).clamp_min(1e-4)
     disk = 2 * torch.special.bessel_j1(argument) / argument
-    return disk * torch.exp(-2 * (math.pi * sigma_px[..., None, None] * radius) ** 2)
+    softness: Tensor = torch.exp(-2 * (math.pi * sigma_px[..., None, None] * radius) ** 2)
+    return disk * softness
 
 
 def corner_weights(size: tuple[int, int], margin: int, device: torch.device) -> Tensor:
@@ -106,7 +105,8 @@ def apply_transfer(image: Tensor, transfer: Tensor, margin: int) -> Tensor:
     spectrum = torch.fft.rfft2(image)
     size = (image.shape[-2], image.shape[-1])
     if transfer.shape[1] == 1:
-        return torch.fft.irfft2(spectrum * transfer, s=size)
+        blurred: Tensor = torch.fft.irfft2(spectrum * transfer, s=size)
+        return blurred
     weights = corner_weights(size, margin, image.device)
     result = torch.zeros_like(image)
     for corner in range(4):

@@ -118,7 +118,7 @@ def blur_frame(image: Tensor, scene: Scene, generator: torch.Generator) -> Tenso
     for first in range(0, len(starts), _BLOCKS_AT_ONCE):
         part = starts[first : first + _BLOCKS_AT_ONCE]
         crops = torch.stack([padded[:, y : y + span, x : x + span] for y, x in part])
-        scenes = scene.map(lambda value, n=len(part): value.expand(n, *value.shape[1:]))
+        scenes = scene.expand(len(part))
         origins = torch.tensor(part, device=image.device, dtype=torch.float32)
         blurred = expose(crops, scenes, origins, (height, width))
         for (y, x), block in zip(part, blurred, strict=True):

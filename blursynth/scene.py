@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from blursynth.camera import Camera
@@ -74,15 +77,18 @@ class Scene:
     jpeg_quality: Tensor
     jpeg_subsample: bool = True
 
-    def map(self, function: object) -> Scene:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Scene:
         """The same scenes with every tensor replaced by `function(tensor)`."""
-        assert callable(function)
-        changes = {
+        changes: dict[str, Any] = {
             field.name: function(value)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return dataclasses.replace(self, **changes)
+
+    def expand(self, count: int) -> Scene:
+        """A batch of one repeated `count` times."""
+        return self.map(lambda value: value.expand(count, *value.shape[1:]))
 
     @property
     def has_layer(self) -> bool:
@@ -103,11 +109,11 @@ def sample_scene(rng: np.random.Generator, camera: Camera, width_px: int, recipe
     weights = _instants(rng, frames=kind == "video")
     rotations = np.zeros((PATH_POINTS, 3))
     if kind in ("shake", "video", "mixed"):
-        length = _log_uniform(rng, recipe.min_motion_px, recipe.max_motion_px)
+        motion = _log_uniform(rng, recipe.min_motion_px, recipe.max_motion_px)
         tremor = 0.1 if kind == "video" else 1.0
         rotations = _hand_path(rng, camera.exposure_s, tremor)
         extent = np.ptp(rotations[:, :2], axis=0).max() * focal_px
-        rotations *= length / extent
+        rotations *= motion / extent
         rotations -= weights @ rotations
     layered = kind != "unblurred" and rng.random() < recipe.layer
     shift = np.zeros((PATH_POINTS, 2))
@@ -166,17 +172,17 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
-def _instants(rng: np.random.Generator, frames: bool) -> np.ndarray:
+def _instants(rng: np.random.Generator, frames: bool) -> NDArray[Any]:
     """Light collected at each instant: constant, or in the frames of a video with gaps between."""
     if not frames or rng.random() < 0.4:
         return np.full(PATH_POINTS, 1 / PATH_POINTS)
     count, duty = int(rng.integers(7, 14)), rng.uniform(0.2, 0.9)
     phase = (np.arange(PATH_POINTS) + 0.5) / PATH_POINTS * count
     open_shutter = (phase % 1) <= max(duty, 1.01 * count / PATH_POINTS)
-    return open_shutter / open_shutter.sum()
+    return np.asarray(open_shutter / open_shutter.sum())
 
 
-def _hand_path(rng: np.random.Generator, exposure_s: float, tremor: float) -> np.ndarray:
+def _hand_path(rng: np.random.Generator, exposure_s: float, tremor: float) -> NDArray[Any]:
     """Rotation (N, 3) of a hand-held camera: drift, its slow change, and 8-12 Hz tremor.
 
     Gavant et al. 2011 measured the tremor; roll is half as strong as pitch and yaw.
@@ -190,4 +196,4 @@ def _hand_path(rng: np.random.Generator, exposure_s: float, tremor: float) -> np
         amplitude = tremor * rng.normal(size=3) * 0.5 / np.maximum(1, 2 * math.pi * cycles)
         path += amplitude * np.sin(2 * math.pi * cycles * time + phase)
     path += 0.15 * tremor * np.cumsum(rng.normal(size=path.shape), 0) / PATH_POINTS**0.5
-    return path * np.array([1.0, 1.0, 0.5])
+    return np.asarray(path * np.array([1.0, 1.0, 0.5]))

@@ -108,13 +108,15 @@ def load_model(name: str | os.PathLike[str]) -> Denoiser:
             f"{path} holds another architecture than {_CONFIG} describes, first at {wrong[0]!r}."
         )
     model.load_state_dict({k: v.float() for k, v in tensors.items()})
-    return model.eval().to(memory_format=torch.channels_last).requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()}
+        settings: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()
+        }
         return ModelConfig(**settings), str(content["sha256"][_WEIGHTS])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not a model configuration: {error}.") from error

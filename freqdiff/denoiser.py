@@ -16,6 +16,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.unet = FreqDiffUNet(config)
+        self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def condition(self, y: Tensor) -> ConditionMaps:
         """c_freq and the other maps of y (B, 3, H, W) in [-1, 1]; once per photo."""

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Objective = Literal["anchored", "epsilon", "v"]
@@ -21,7 +22,7 @@ TRAIN_STEPS = 1000
 
 
 @functools.cache
-def signal_levels() -> np.ndarray:
+def signal_levels() -> NDArray[np.float64]:
     """a_t for t = 0 .. 999, float64: linear betas rescaled to zero terminal SNR (Lin et al. 2024).
 
     a_999 is exactly 0: sampling starts from pure noise.
@@ -92,12 +93,6 @@ def coefficients(
     else:
         raise ValueError(f"objective is {objective!r}, expected one of {OBJECTIVES}.")
     return Coefficients(*(v.to(dtype)[:, None, None, None] for v in (*values, scale)))
-
-
-def loss_weight(objective: Objective, c: Coefficients) -> Tensor:
-    """Weight (B, 1, 1, 1) of |x0^ - x0|^2 that makes it the mean square error of F."""
-    del objective
-    return 1 / c.scale.square().clamp_min(1e-12)
 
 
 def sample_timesteps(

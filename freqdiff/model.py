@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Literal
 
 import torch
@@ -60,7 +61,7 @@ class ModelConfig:
     @property
     def alignment(self) -> int:
         """Pixels that frame sizes and tile starts must be multiples of."""
-        return PITCH * 2 ** (len(self.channels) - 1)
+        return PITCH << (len(self.channels) - 1)
 
     @property
     def receptive_radius(self) -> int:
@@ -101,6 +102,12 @@ CONFIGS = {
 }
 
 
+def zero_layer(layer: nn.Conv2d | nn.Linear) -> None:
+    """Start a layer at zero, so that what it feeds starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class ChannelNorm(nn.Module):
     """Normalises the channels of each position on its own: no statistics over the image."""
 
@@ -125,8 +132,7 @@ class HaloAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
         span = WINDOW + 2 * HALO
         self.bias = nn.Parameter(torch.zeros(self.heads, WINDOW * WINDOW, span * span))
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias if self.out.bias is not None else torch.empty(0))
+        zero_layer(self.out)
 
     def forward(self, x: Tensor, origin: tuple[int, int]) -> Tensor:
         """(B, C, H, W) -> the same shape; `origin` is the position of (0, 0) in the frame."""
@@ -134,7 +140,8 @@ class HaloAttention(nn.Module):
         qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1)
         q, k, v = qkv.reshape(batch, height, width, 3, self.heads, HEAD).unbind(3)
         y = ops.halo_attention(q, k, v, WINDOW, HALO, bias=self.bias, origin=origin)
-        return x + self.out(y.reshape(batch, height, width, channels).permute(0, 3, 1, 2))
+        result: Tensor = self.out(y.reshape(batch, height, width, channels).permute(0, 3, 1, 2))
+        return x + result
 
 
 class Block(nn.Module):
@@ -147,9 +154,8 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.attention = HaloAttention(channels) if attention else None
-        for layer in (self.film, self.conv2):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        zero_layer(self.film)
+        zero_layer(self.conv2)
 
     def forward(self, x: Tensor, embedding: Tensor, origin: tuple[int, int]) -> Tensor:
         """(B, C, H, W) and (B, E) -> (B, C, H, W)."""
@@ -201,11 +207,10 @@ class FreqDiffUNet(nn.Module):
             for level, (w, count) in enumerate(zip(widths, config.encoder_blocks, strict=True))
         )
         self.down = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 2, stride=2)
-            for fine, coarse in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in itertools.pairwise(widths)
         )
         self.up = nn.ModuleList(
-            nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in itertools.pairwise(widths)
         )
         self.decoder = nn.ModuleList(
             nn.ModuleList(Block(w, embedding, level in config.attention) for _ in range(count))
@@ -214,9 +219,7 @@ class FreqDiffUNet(nn.Module):
         self.output_norm = ChannelNorm(widths[0])
         self.output = nn.Conv2d(widths[0], 3 * PITCH**2, 3, padding=1)
         for layer in (self.output, self.gate, self.spectrum):
-            nn.init.zeros_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            zero_layer(layer)
 
     def condition(self, y: Tensor) -> ConditionMaps:
         """Maps of the blurred photo (B, 3, H, W) in [-1, 1]; H, W multiples of the alignment."""
@@ -228,8 +231,9 @@ class FreqDiffUNet(nn.Module):
             if frequency:
                 maps = project(spectral.window_features(y.float(), pitch).to(dtype))
             else:
-                shape = (y.shape[0], project.out_channels, y.shape[2] // pitch, y.shape[3] // pitch)
-                maps = y.new_zeros(shape, dtype=dtype)
+                rows, columns = y.shape[2] // pitch, y.shape[3] // pitch
+                maps = y.new_zeros((len(y), self.config.channels[level], rows, columns))
+                maps = maps.to(dtype)
             if level == 0 and spatial:
                 maps = maps + self.input_y(F.pixel_unshuffle(y.to(dtype), PITCH))
             levels.append(maps)

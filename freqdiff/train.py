@@ -101,7 +101,8 @@ def training_loss(
     loss = (weight * (error / scale.clamp_min(1e-4)).square().mean((1, 2, 3))).mean()
     high = (t >= 600).to(y)
     spectrum = torch.fft.rfft2(error / r, norm="ortho").abs().mean((1, 2, 3))
-    return loss + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
+    total: Tensor = loss + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
+    return total
 
 
 class Training:
@@ -119,7 +120,7 @@ class Training:
         self.folder, self.config, self.validation = Path(folder), config, validation
         self.accelerator = Accelerator()
         torch.manual_seed(config.seed)
-        self.model = Denoiser(model).to(memory_format=torch.channels_last)
+        self.model = Denoiser(model)
         self.ema = {k: v.detach().clone() for k, v in self.model.named_parameters()}
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay
@@ -204,7 +205,7 @@ class Training:
         """A copy of the model with the averaged weights, on the CPU."""
         model = Denoiser(self.model.config)
         model.load_state_dict({k: v.cpu() for k, v in self.ema.items()})
-        return model.eval().to(memory_format=torch.channels_last)
+        return model.eval()
 
     def facts(self) -> dict[str, Any]:
         """What `config.json` says about the training."""

@@ -60,7 +60,8 @@ def _one_step(model: Denoiser, y: Tensor) -> Tensor:
     noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     t = torch.full((len(y),), TRAIN_STEPS - 1)
     y = y.contiguous(memory_format=torch.channels_last)
-    return model(noise.contiguous(memory_format=torch.channels_last), t, y).clamp(-1, 1)
+    result: Tensor = model(noise.contiguous(memory_format=torch.channels_last), t, y)
+    return result.clamp(-1, 1)
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:
