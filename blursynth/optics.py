@@ -74,8 +74,8 @@ def disk_transfer(diameter_px: Tensor, sigma_px: Tensor, size: tuple[int, int]) 
     fx = torch.fft.rfftfreq(size[1], device=device, dtype=dtype)
     radius = torch.hypot(fy[:, None], fx)
     argument = (math.pi * diameter_px[..., None, None] * radius).clamp_min(1e-4)
-    disk = 2 * torch.special.bessel_j1(argument) / argument
-    softness: Tensor = torch.exp(-2 * (math.pi * sigma_px[..., None, None] * radius) ** 2)
+    disk: Tensor = 2 * torch.special.bessel_j1(argument) / argument
+    softness = torch.exp(-2 * (math.pi * sigma_px[..., None, None] * radius) ** 2)
     return disk * softness
 
 

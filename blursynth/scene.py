@@ -131,9 +131,11 @@ def sample_scene(rng: np.random.Generator, camera: Camera, width_px: int, recipe
     waves = np.zeros((MASK_WAVES, 4))
     if layered:
         wavelength = np.exp(rng.uniform(math.log(120), math.log(1200), MASK_WAVES))
-        angle = rng.uniform(0, 2 * math.pi, MASK_WAVES)
-        waves[:, 0], waves[:, 1] = np.sin(angle) / wavelength, np.cos(angle) / wavelength
+        angles = rng.uniform(0, 2 * math.pi, MASK_WAVES)
+        waves[:, 0], waves[:, 1] = np.sin(angles) / wavelength, np.cos(angles) / wavelength
         waves[:, 2], waves[:, 3] = rng.uniform(0, 2 * math.pi, MASK_WAVES), 30.0
+
+    softness = recipe.softness if kind != "unblurred" else 0.0
 
     def maybe(probability: float, low: float, high: float) -> float:
         return rng.uniform(low, high) if rng.random() < probability else 0.0
@@ -147,7 +149,7 @@ def sample_scene(rng: np.random.Generator, camera: Camera, width_px: int, recipe
         focal_px=tensor(focal_px),
         object_shift=tensor(shift),
         defocus_px=tensor(defocus),
-        softness_px=tensor(maybe(recipe.softness if kind != "unblurred" else 0.0, 0.1, 0.7)),
+        softness_px=tensor(maybe(softness, 0.1, recipe.max_softness_px)),
         mask_waves=tensor(waves),
         mask_bias=tensor(rng.normal(0, 20) if layered else -math.inf),
         signal_domain=tensor(float(kind == "video" and rng.random() < recipe.signal_domain)),
