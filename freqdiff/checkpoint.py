@@ -1,4 +1,4 @@
-"""Model folders: fp16 weights (safetensors), the configuration, their sha256, and a model card."""
+"""Model folders: fp16 weights (safetensors shards), the configuration with their sha256, a card."""
 
 from __future__ import annotations
 
@@ -12,51 +12,60 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
+from freqdiff.atomic import write_atomically
 from freqdiff.denoiser import Denoiser
 from freqdiff.errors import ModelError, OutputError
 from freqdiff.model import ModelConfig
 
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_CONFIG = "config.json"
+_SHARD_BYTES = 15_000_000
 
 
 def save_model(
     folder: str | os.PathLike[str], model: Denoiser, training: dict[str, Any] | None = None
-) -> str:
-    """Write a model folder: `model.safetensors` in fp16 and `config.json` with its sha256.
+) -> None:
+    """Write a model folder: fp16 weights in shards of at most 15 MB and `config.json`.
+
+    The configuration is written last and names the shards by their sha256, so a folder whose
+    writing was interrupted is never taken for a whole one.
 
     Args:
         folder: made if it is missing.
         model: the weights to save.
         training: facts about the training (steps, data, results), kept in `config.json`.
 
-    Returns:
-        The sha256 of the weights file.
-
     Raises:
         OutputError: the folder cannot be written.
     """
     root = Path(folder)
-    tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in weights(model)}
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, value in weights(model):
+        tensor = value.detach().to("cpu", torch.float16).contiguous()
+        size += tensor.nbytes
+        if size > _SHARD_BYTES and shards[-1]:
+            shards.append({})
+            size = tensor.nbytes
+        shards[-1][name] = tensor
     try:
         root.mkdir(parents=True, exist_ok=True)
-        temporary = root / (_WEIGHTS + ".partial")
-        save_file(tensors, temporary)
-        digest = _sha256(temporary)
-        os.replace(temporary, root / _WEIGHTS)
+        digests = {}
+        for number, shard in enumerate(shards, start=1):
+            several = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+            content = save(shard)
+            write_atomically(root / f"model{several}.safetensors", content)
+            digests[f"model{several}.safetensors"] = hashlib.sha256(content).hexdigest()
         config = {
             "model": dataclasses.asdict(model.config),
-            "sha256": {_WEIGHTS: digest},
+            "sha256": digests,
             "training": training or {},
         }
-        temporary = root / (_CONFIG + ".partial")
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, root / _CONFIG)
+        write_atomically(root / _CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     except (OSError, SafetensorError) as error:
         raise OutputError(f"The model cannot be written to {root}: {error}.") from error
-    return digest
 
 
 def weights(model: Denoiser) -> list[tuple[str, Tensor]]:
@@ -84,20 +93,12 @@ def load_model(name: str | os.PathLike[str]) -> Denoiser:
         known = ", ".join(shipped) or "none"
         raise ModelError(
             f"There is no model {str(name)!r}: shipped are {known}; otherwise give the path of a "
-            f"folder that holds {_CONFIG} and {_WEIGHTS}."
+            f"folder that holds {_CONFIG} and its weights."
         )
-    config, digest = _read_config(root / _CONFIG)
-    path = root / _WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{path} is missing; copy the whole model folder again.")
-    if _sha256(path) != digest:
-        raise ModelError(
-            f"{path} is damaged (its sha256 is not the one in {_CONFIG}); fetch the model again."
-        )
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error
+    config, digests = _read_config(root / _CONFIG)
+    tensors: dict[str, Tensor] = {}
+    for name_of_shard, digest in digests.items():
+        tensors |= _read_shard(root / name_of_shard, digest)
     model = Denoiser(config)
     expected = {k: v.shape for k, v in weights(model)}
     if expected != {k: v.shape for k, v in tensors.items()}:
@@ -105,23 +106,37 @@ def load_model(name: str | os.PathLike[str]) -> Denoiser:
             k for k, v in tensors.items() if v.shape != expected[k]
         )
         raise ModelError(
-            f"{path} holds another architecture than {_CONFIG} describes, first at {wrong[0]!r}."
+            f"The weights in {root} are of another architecture than {_CONFIG} describes, "
+            f"first at {wrong[0]!r}."
         )
     model.load_state_dict({k: v.float() for k, v in tensors.items()})
     return model.eval().requires_grad_(False)
 
 
-def _read_config(path: Path) -> tuple[ModelConfig, str]:
+def _read_config(path: Path) -> tuple[ModelConfig, dict[str, str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         settings: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()
         }
-        return ModelConfig(**settings), str(content["sha256"][_WEIGHTS])
+        digests = {str(k): str(v) for k, v in content["sha256"].items()}
+        if not digests or any(Path(name).name != name for name in digests):
+            raise ValueError("sha256 must name the weights files of the folder")
+        return ModelConfig(**settings), digests
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not a model configuration: {error}.") from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read_shard(path: Path, digest: str) -> dict[str, Tensor]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read; copy the whole model folder again.") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ModelError(
+            f"{path} is damaged (its sha256 is not the one in {_CONFIG}); fetch the model again."
+        )
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error

@@ -118,7 +118,11 @@ class Training:
         validation: Validation | None = None,
     ) -> None:
         self.folder, self.config, self.validation = Path(folder), config, validation
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(
+            log_with="tensorboard",
+            project_dir=str(self.folder),
+            mixed_precision="bf16" if torch.cuda.is_available() else "no",
+        )
         torch.manual_seed(config.seed)
         self.model = Denoiser(model)
         self.ema = {k: v.detach().clone() for k, v in self.model.named_parameters()}
@@ -201,6 +205,24 @@ class Training:
         self.history = json.loads(metadata["history"])
         return True
 
+    def start_from(self, weights: Denoiser) -> None:
+        """Begin with the weights of another model of the same architecture.
+
+        Raises:
+            TrainingError: the architectures differ.
+        """
+        tensors = dict(weights.named_parameters())
+        own = dict(self.model.named_parameters())
+        if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in own.items()}:
+            raise TrainingError(
+                f"The weights to start from are of model {weights.config.name!r}, whose "
+                f"architecture is not that of {self.model.config.name!r}."
+            )
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(tensors[name])
+                self.ema[name].copy_(tensors[name])
+
     def averaged(self) -> Denoiser:
         """A copy of the model with the averaged weights, on the CPU."""
         model = Denoiser(self.model.config)
@@ -222,6 +244,7 @@ class Training:
         Raises:
             TrainingError: the loss became infinite or exploded; the last state stays as it was.
         """
+        self.accelerator.init_trackers("tensorboard")
         start, first = time.monotonic(), self.step
         earlier = self.seconds
         workers = 0 if self.accelerator.device.type == "cuda" else 1
@@ -236,12 +259,15 @@ class Training:
             if self.step % 20 == 0:
                 rate = (self.step - first) * self.config.batch / (time.monotonic() - start)
                 bar.set_postfix(loss=f"{loss:.4f}", crops_per_s=f"{rate:.1f}")
+                lr = learning_rate(self.config, self.step)
+                self.accelerator.log({"loss": loss, "learning_rate": lr}, self.step)
             if self.step % self.config.validate_every == 0:
                 self._validate()
             if self.step % self.config.save_every == 0:
                 self.save()
         bar.close()
         self.save()
+        self.accelerator.end_training()
 
     def _advance(self, y: Tensor, x0: Tensor) -> float:
         config, device = self.config, self.accelerator.device
@@ -281,6 +307,7 @@ class Training:
         if self.validation is None or not self.accelerator.is_main_process:
             return
         result = self.validation.measure(self.averaged(), self.folder / f"val_{self.step:07d}.png")
+        self.accelerator.log({f"validation/{k}": v for k, v in result.items()}, self.step)
         self.history.append({"step": self.step, "seconds": round(self.seconds), **result})
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
