@@ -79,6 +79,17 @@ def _dct_matrix(device: torch.device) -> Tensor:
     return matrix
 
 
+def quantisation_tables(quality: Tensor) -> tuple[Tensor, Tensor]:
+    """The steps (B, 8, 8) of luma and chroma that libjpeg uses at a quality (B,) of 1 .. 100."""
+    scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)[:, None, None]
+    luma, chroma = (
+        torch.tensor([float(q) for q in text.split()], device=quality.device).view(8, 8)
+        for text in (_LUMA_TABLE, _CHROMA_TABLE)
+    )
+    luma, chroma = (((t * scale + 50) / 100).floor().clamp(1, 255) for t in (luma, chroma))
+    return luma, chroma
+
+
 def _quantise_plane(plane: Tensor, table: Tensor) -> Tensor:
     batch, height, width = plane.shape
     matrix = _dct_matrix(plane.device)
@@ -103,14 +114,7 @@ def jpeg(image: Tensor, quality: Tensor, subsample: bool = True) -> Tensor:
     chroma = torch.stack(((b - luma) / 1.772, (r - luma) / 1.402), 1)
     if subsample:
         chroma = F.avg_pool2d(chroma, 2)
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100
-    tables = [
-        (torch.tensor([float(q) for q in text.split()], device=image.device) * scale[:, None])
-        .round()
-        .clamp(1, 255)
-        .view(-1, 8, 8)
-        for text in (_LUMA_TABLE, _CHROMA_TABLE)
-    ]
+    tables = quantisation_tables(quality)
     luma = _quantise_plane(luma - 128, tables[0]) + 128
     chroma = torch.stack([_quantise_plane(plane, tables[1]) for plane in chroma.unbind(1)], 1)
     if subsample:

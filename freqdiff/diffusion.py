@@ -48,12 +48,12 @@ class Coefficients:
 
     def network_input(self, x_t: Tensor, y: Tensor) -> Tensor:
         """What the network sees of x_t: unit variance at every noise level."""
-        return self.input_x * x_t + self.input_y * y
+        return (self.input_x * x_t).addcmul_(self.input_y, y)
 
     def denoised(self, raw: Tensor, gate: Tensor, z: Tensor, x_t: Tensor, y: Tensor) -> Tensor:
         """x0^ from the network's output `raw` (F) and its scalar `gate` per sample."""
-        base = self.output_y * y + self.scale * raw + (gate * self.output_z) * z
-        return base + self.output_x * x_t
+        result = (self.scale * raw).addcmul_(self.output_y, y)
+        return result.addcmul_(gate * self.output_z, z).addcmul_(self.output_x, x_t)
 
 
 def coefficients(
@@ -85,7 +85,7 @@ def coefficients(
         values = (one / spread, -a / spread, zero, one, a * residual_std**2 / spread)
         scale = residual_std * s / spread
     elif objective == "epsilon":
-        # a = 0 leaves x0 open; the estimate is bounded as if the SNR were that of t = 998.
+        # Near a = 0 (t > 994) x_t and F leave x0 open; a bounded divisor bounds the estimate.
         safe = a.clamp_min(5e-4)
         values, scale = (one, zero, one / safe, zero, zero), -s / safe
     elif objective == "v":

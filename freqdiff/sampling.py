@@ -38,7 +38,8 @@ def ddim(
     """Denoising diffusion implicit models (Song et al. 2021, Eq. 12), zero terminal SNR.
 
     Equal to diffusers' DDIMScheduler with timestep_spacing="trailing" and
-    rescale_betas_zero_snr=True wherever 1000 is a multiple of `steps`.
+    rescale_betas_zero_snr=True wherever 1000 is a multiple of `steps` (and, as x0^ is clamped
+    before the noise is derived from it, use_clipped_model_output=True).
 
     Args:
         denoise: x0^ = denoise(x_t, t), estimate of the clean image at time step t.

@@ -13,11 +13,12 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
 from freqdiff import diffusion
+from freqdiff.atomic import write_atomically
 from freqdiff.checkpoint import save_model
 from freqdiff.data import DataConfig, PairBlocks, batches
 from freqdiff.denoiser import Denoiser
@@ -94,13 +95,13 @@ def training_loss(
     x_t = levels * x0 + (1 - levels**2).clamp_min(0).sqrt() * noise
     x0_hat = model(x_t, t.to(y.device), y).float()
     r = model_config.residual_std
-    scale = diffusion.coefficients(model_config.objective, a, r).scale.to(y.device)
-    error = x0_hat - x0
+    scale = diffusion.coefficients(model_config.objective, a, r).scale.abs().to(y.device)
+    error = (x0_hat - x0) / scale.clamp_min(1e-4)  # the error of F
     blur = (x0 - y).square().mean((1, 2, 3)) / r**2
     weight = 1 / (blur + config.relative_floor)
-    loss = (weight * (error / scale.clamp_min(1e-4)).square().mean((1, 2, 3))).mean()
+    loss = (weight * error.square().mean((1, 2, 3))).mean()
     high = (t >= 600).to(y)
-    spectrum = torch.fft.rfft2(error / r, norm="ortho").abs().mean((1, 2, 3))
+    spectrum = torch.fft.rfft2(error, norm="ortho").abs().mean((1, 2, 3))
     total: Tensor = loss + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
     return total
 
@@ -166,9 +167,8 @@ class Training:
             "history": json.dumps(self.history),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / (_STATE + ".partial")
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
-        os.replace(temporary, self.folder / _STATE)
+        content = save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata)
+        write_atomically(self.folder / _STATE, content)
         save_model(self.folder / "model", self.averaged(), self.facts())
 
     def resume(self) -> bool:
@@ -182,11 +182,11 @@ class Training:
             return False
         try:
             with safe_open(path, "pt") as file:
-                metadata = file.metadata()
+                metadata = file.metadata() or {}
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise TrainingError(f"{path} is not a training state: {error}.") from error
-        if metadata["settings"] != self.settings:
+        if metadata.get("settings") != self.settings:
             raise TrainingError(
                 f"{path} was written by a run with other settings; "
                 "give the same settings, or another folder for a new run."
