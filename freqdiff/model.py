@@ -123,7 +123,9 @@ class ChannelNorm(nn.Module):
         super().__init__()
         self.channels = channels
 
-    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
         """(B, C, H, W) -> the same shape, times `scale` and plus `shift` (B, C) if given."""
         last = x.permute(0, 2, 3, 1)
         if scale is None or shift is None:
