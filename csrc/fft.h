@@ -1,0 +1,122 @@
+// Complex DFTs of 8, 16, 32 and 64 points, forward (exponent -i), one transform per vector lane.
+// Included inside the namespace of one instruction set, after simd.h.
+
+template <typename S>
+struct Complex {
+  Vec<S> re, im;
+};
+
+// cos(2 pi k / 64) for k = 0..16; everything else follows by symmetry.
+constexpr double kQuarterCosine[17] = {
+    1.0,
+    0.99518472667219688624,
+    0.98078528040323044913,
+    0.95694033573220886494,
+    0.92387953251128675613,
+    0.88192126434835502971,
+    0.83146961230254523708,
+    0.77301045336273696081,
+    0.70710678118654752440,
+    0.63439328416364549822,
+    0.55557023301960222474,
+    0.47139673682599764856,
+    0.38268343236508977173,
+    0.29028467725446236764,
+    0.19509032201612826785,
+    0.09801714032956060199,
+    0.0,
+};
+
+constexpr double cosine64(int k) {
+  k &= 63;
+  if (k > 32) k = 64 - k;
+  return k <= 16 ? kQuarterCosine[k] : -kQuarterCosine[32 - k];
+}
+
+template <int Begin, int End, typename Body>
+FREQDIFF_INLINE void static_for(Body&& body) {
+  if constexpr (Begin < End) {
+    body(std::integral_constant<int, Begin>{});
+    static_for<Begin + 1, End>(body);
+  }
+}
+
+// a *= exp(-2 pi i K / N)
+template <int K, int N, typename S>
+FREQDIFF_INLINE void twiddle(Complex<S>& a) {
+  constexpr S c = S(cosine64(K * (64 / N))), s = S(cosine64(K * (64 / N) - 16));
+  if constexpr (K % N != 0) {
+    const Vec<S> re = a.re * c + a.im * s;
+    a.im = a.im * c - a.re * s;
+    a.re = re;
+  }
+}
+
+template <typename S>
+FREQDIFF_INLINE void dft4(Complex<S>& a0, Complex<S>& a1, Complex<S>& a2, Complex<S>& a3) {
+  const Complex<S> even{a0.re + a2.re, a0.im + a2.im},
+      even_difference{a0.re - a2.re, a0.im - a2.im};
+  const Complex<S> odd{a1.re + a3.re, a1.im + a3.im}, odd_difference{a1.re - a3.re, a1.im - a3.im};
+  a0 = {even.re + odd.re, even.im + odd.im};
+  a2 = {even.re - odd.re, even.im - odd.im};
+  a1 = {even_difference.re + odd_difference.im, even_difference.im - odd_difference.re};
+  a3 = {even_difference.re - odd_difference.im, even_difference.im + odd_difference.re};
+}
+
+// In place, results in natural order.
+template <int N, typename S>
+FREQDIFF_INLINE void small_dft(Complex<S>* a) {
+  if constexpr (N == 4) {
+    dft4<S>(a[0], a[1], a[2], a[3]);
+  } else {
+    static_assert(N == 8);
+    dft4<S>(a[0], a[2], a[4], a[6]);
+    dft4<S>(a[1], a[3], a[5], a[7]);
+    Complex<S> result[8];
+    static_for<0, 4>([&](auto k) __attribute__((always_inline)) {
+      twiddle<k, 8, S>(a[2 * k + 1]);
+      const Complex<S> even = a[2 * k], odd = a[2 * k + 1];
+      result[k] = {even.re + odd.re, even.im + odd.im};
+      result[k + 4] = {even.re - odd.re, even.im - odd.im};
+    });
+    static_for<0, 8>([&](auto k) __attribute__((always_inline)) { a[k] = result[k]; });
+  }
+}
+
+// In place over data[0], data[stride], ... : N = R * M, R transforms of M points after M of R.
+template <int N, typename S>
+inline void fft(Complex<S>* data, int stride) {
+  if constexpr (N == 8) {
+    Complex<S> a[8];
+    static_for<0, 8>([&](auto i) __attribute__((always_inline)) { a[i] = data[i * stride]; });
+    small_dft<8, S>(a);
+    static_for<0, 8>([&](auto i) __attribute__((always_inline)) { data[i * stride] = a[i]; });
+  } else {
+    constexpr int R = N == 64 ? 8 : 4, M = N / R;
+    Complex<S> middle[N];
+    static_for<0, M>([&](auto j) __attribute__((always_inline)) {
+      Complex<S> a[R];
+      static_for<0, R>([&](auto r)
+                           __attribute__((always_inline)) { a[r] = data[(j + M * r) * stride]; });
+      small_dft<R, S>(a);
+      static_for<0, R>([&](auto k) __attribute__((always_inline)) {
+        twiddle<j * k, N, S>(a[k]);
+        middle[k * M + j] = a[k];
+      });
+    });
+    static_for<0, R>([&](auto k) __attribute__((always_inline)) {
+      Complex<S> a[M];
+      static_for<0, M>([&](auto j) __attribute__((always_inline)) { a[j] = middle[k * M + j]; });
+      small_dft<M, S>(a);
+      static_for<0, M>([&](auto m)
+                           __attribute__((always_inline)) { data[(k + R * m) * stride] = a[m]; });
+    });
+  }
+}
+
+// The two-dimensional transform of P rows of P points, rows `pitch` apart.
+template <int P, typename S>
+inline void fft_square(Complex<S>* data, int pitch) {
+  for (int row = 0; row < P; ++row) fft<P, S>(data + row * pitch, 1);
+  for (int column = 0; column < P; ++column) fft<P, S>(data + column, pitch);
+}

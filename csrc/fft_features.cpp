@@ -1,0 +1,121 @@
+// fft_features and its backward on the CPU: arguments, tables and threads. The kernel is in
+// fft_features_cpu.h, the meaning in kernels/reference.py.
+
+#include <cmath>
+
+#include "check.h"
+#include "reflect.h"
+
+namespace freqdiff {
+namespace {
+
+constexpr double kPi = 3.14159265358979323846;
+
+FeatureJob make_job(const Tensor& image, int64_t window, int64_t stride, const std::string& taper,
+                    const std::string& layout) {
+  FREQDIFF_CHECK_CPU(image);
+  FREQDIFF_CHECK_DIM(image, 4, "(B, 3, H, W)");
+  FREQDIFF_CHECK_SIZE(image, 1, 3);
+  FREQDIFF_CHECK(window == 8 || window == 16 || window == 32 || window == 64, "window", window,
+                 "8, 16, 32 or 64");
+  FREQDIFF_CHECK(stride == window || 2 * stride == window, "stride", stride,
+                 "the window or half of it");
+  FREQDIFF_CHECK(taper == "hann" || taper == "none", "taper", taper, "hann or none");
+  FREQDIFF_CHECK(layout == "luma" || layout == "rgb", "layout", layout, "luma or rgb");
+  for (int axis : {2, 3}) {
+    STD_TORCH_CHECK(image.size(axis) > 0 && image.size(axis) % stride == 0, "image has size ",
+                    image.size(axis), " in dimension ", axis,
+                    ", expected a positive multiple of the stride ", stride);
+  }
+  FeatureJob job{};
+  job.image = image.const_data_ptr();
+  job.dtype = stored_type(image.scalar_type(), "image");
+  FREQDIFF_CHECK(job.dtype != Dtype::kUint16, "dtype of image", "uint16", "floating or uint8");
+  job.stride_batch = image.stride(0);
+  job.stride_colour = image.stride(1);
+  job.stride_row = image.stride(2);
+  job.batch = image.size(0);
+  job.height = image.size(2);
+  job.width = image.size(3);
+  job.window = int(window);
+  job.stride = int(stride);
+  job.rgb = layout == "rgb";
+  append_reflected(-job.margin(), job.height + 2 * job.margin(), job.height, job.rows);
+  append_reflected(-job.margin(), job.width + 2 * job.margin(), job.width, job.columns);
+  for (int n = 0; n < window; ++n) {
+    job.taper.push_back(taper == "none" ? 1.0 : 0.5 - 0.5 * std::cos(2 * kPi * (n + 0.5) / window));
+  }
+  job.floor = double(window * window) / (255.0 * 255.0 * 12.0);
+  return job;
+}
+
+// The kernels want the pixels of a row side by side.
+Tensor with_adjacent_pixels(const Tensor& image) {
+  return image.dim() == 4 && image.stride(3) != 1 ? torch::stable::contiguous(image) : image;
+}
+
+std::vector<int64_t> features_shape(const FeatureJob& job) {
+  return {job.batch, job.token_rows(), job.token_columns(),
+          int64_t(job.planes()) * 3 * job.window * job.window / 2};
+}
+
+int64_t groups(const FeatureJob& job, const Kernels& set) {
+  return (job.tokens() + 2 * set.lanes - 1) / (2 * set.lanes);
+}
+
+Tensor fft_features(const Tensor& input, int64_t window, int64_t stride, const std::string& taper,
+                    const std::string& layout) {
+  const Tensor image = with_adjacent_pixels(input);
+  FeatureJob job = make_job(image, window, stride, taper, layout);
+  const ScalarType type = is_floating(job.dtype) ? image.scalar_type() : ScalarType::Float;
+  Tensor features = empty_cpu(features_shape(job), type);
+  job.features = features.mutable_data_ptr();
+  job.features_dtype = stored_type(type, "features");
+  job.stream = should_stream(features.numel() * int64_t(features.element_size()));
+  const Kernels& set = kernels(job.dtype == Dtype::kFloat64);
+  torch::stable::parallel_for(0, groups(job, set), 1, [&](int64_t begin, int64_t end) {
+    set.features_forward(job, begin, end);
+  });
+  return features;
+}
+
+Tensor fft_features_backward(const Tensor& grad_input, const Tensor& input, int64_t window,
+                             int64_t stride, const std::string& taper, const std::string& layout) {
+  const Tensor image = with_adjacent_pixels(input);
+  FeatureJob job = make_job(image, window, stride, taper, layout);
+  FREQDIFF_CHECK(is_floating(job.dtype), "dtype of image", "uint8", "floating");
+  FREQDIFF_CHECK_CPU(grad_input);
+  FREQDIFF_CHECK_DIM(grad_input, 4, "(B, H/S, W/S, channels)");
+  const std::vector<int64_t> shape = features_shape(job);
+  for (int axis = 0; axis < 4; ++axis) FREQDIFF_CHECK_SIZE(grad_input, axis, shape[axis]);
+  STD_TORCH_CHECK(grad_input.scalar_type() == image.scalar_type(), "grad has dtype ",
+                  torch::headeronly::toString(grad_input.scalar_type()), ", expected ",
+                  torch::headeronly::toString(image.scalar_type()));
+  const Tensor grad = torch::stable::contiguous(grad_input);
+
+  const bool wide = job.dtype == Dtype::kFloat64;
+  Tensor window_grad = empty_cpu({job.tokens(), job.planes(), window, window},
+                                 wide ? ScalarType::Double : ScalarType::Float);
+  Tensor image_grad = empty_cpu({job.batch, 3, job.height, job.width}, image.scalar_type());
+  job.features = const_cast<void*>(grad.const_data_ptr());
+  job.features_dtype = job.dtype;
+  job.window_grad = window_grad.mutable_data_ptr();
+  job.image_grad = image_grad.mutable_data_ptr();
+  const Kernels& set = kernels(wide);
+  torch::stable::parallel_for(0, groups(job, set), 1, [&](int64_t begin, int64_t end) {
+    set.features_backward(job, begin, end);
+  });
+  torch::stable::parallel_for(0, job.batch * job.height, 16, [&](int64_t begin, int64_t end) {
+    set.features_gather(job, begin, end);
+  });
+  return image_grad;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(freqdiff, CPU, library) {
+  library.impl("fft_features", TORCH_BOX(&fft_features));
+  library.impl("fft_features_backward", TORCH_BOX(&fft_features_backward));
+}
+
+}  // namespace freqdiff

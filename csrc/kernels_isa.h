@@ -1,0 +1,17 @@
+// All kernels of one instruction set. Included once by each kernels_*.cpp, inside its own namespace
+// and after it has chosen the target, so that no code is shared between sets by accident.
+
+// clang-format off: each of these uses the ones before it
+#include "scalar.h"
+#include "simd.h"
+#include "fft.h"
+#include "fft_features_cpu.h"
+#include "tiles_cpu.h"
+// clang-format on
+
+template <typename S>
+constexpr Kernels make_kernels(const char* name) {
+  return {
+      name,           kLanes,         features_forward<S>, features_backward<S>, features_gather<S>,
+      stitch_rows<S>, extract_rows<S>};
+}

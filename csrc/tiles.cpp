@@ -1,0 +1,188 @@
+// extract_tiles and stitch_tiles on the CPU: arguments, plans and threads. The kernels are in
+// tiles_cpu.h, the meaning in kernels/reference.py.
+
+#include <algorithm>
+#include <cmath>
+
+#include "check.h"
+#include "reflect.h"
+
+namespace freqdiff {
+namespace {
+
+constexpr double kPi = 3.14159265358979323846;
+// Pixels that are worth another thread.
+constexpr int64_t kGrainPixels = 1 << 15;
+
+using Integers = std::vector<int64_t>;
+
+struct AxisPlan {
+  std::vector<Segment> segments;
+  std::vector<float> weights;
+};
+
+AxisPlan plan_axis(const char* axis, const Integers& starts, int64_t tile, int64_t size,
+                   int64_t margin) {
+  STD_TORCH_CHECK(!starts.empty() && starts.front() <= 0 && starts.back() + tile >= size,
+                  "tiles along ", axis, " do not span the image, expected all of [0, ", size, ")");
+  const auto clamp = [&](int64_t x) { return std::clamp<int64_t>(x, 0, size); };
+  AxisPlan plan;
+  plan.weights.assign(size_t(size), 0.0f);
+  int64_t position = 0;
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const bool last = i + 1 == starts.size();
+    const int64_t next = last ? 0 : starts[i + 1], end = starts[i] + tile;
+    if (!last) {
+      STD_TORCH_CHECK(next > starts[i] && end - next >= 2 * margin, "tiles ", i, " and ", i + 1,
+                      " along ", axis, " overlap by ", end - next, " pixels, expected at least ",
+                      2 * margin);
+      STD_TORCH_CHECK(i + 2 >= starts.size() || starts[i + 2] >= end, "tiles ", i, " and ", i + 2,
+                      " along ", axis, " overlap, expected at most two tiles over a pixel");
+    }
+    const int64_t low = last ? size : clamp(next + margin);
+    if (low > position) {
+      plan.segments.push_back({position, low, int64_t(i), position - starts[i], 0, 0, false});
+    }
+    if (last) break;
+    const int64_t high = clamp(end - margin), band = end - next - 2 * margin;
+    if (high > low) {
+      plan.segments.push_back(
+          {low, high, int64_t(i), low - starts[i], int64_t(i + 1), low - next, true});
+    }
+    for (int64_t x = low; x < high; ++x) {
+      const double k = double(x - next - margin);
+      plan.weights[x] = float(0.5 - 0.5 * std::cos(kPi * (k + 0.5) / double(band)));
+    }
+    position = high;
+  }
+  return plan;
+}
+
+// Interleaved colours on both sides: one channel of rows that are `channels` times as long.
+void merge_channels(StitchJob& job) {
+  const int64_t channels = job.channels;
+  for (Segment& part : job.columns) {
+    for (int64_t* value : {&part.begin, &part.end, &part.offset, &part.next_offset}) {
+      *value *= channels;
+    }
+  }
+  std::vector<float> weights;
+  for (float weight : job.column_weights) weights.insert(weights.end(), channels, weight);
+  job.column_weights = std::move(weights);
+  job.channels = job.stride_column = job.image_stride_column = 1;
+}
+
+void merge_channels(ExtractJob& job) {
+  const int64_t channels = job.channels;
+  std::vector<int32_t> columns;
+  for (int32_t column : job.columns) {
+    for (int32_t c = 0; c < channels; ++c) columns.push_back(int32_t(column * channels + c));
+  }
+  job.columns = std::move(columns);
+  job.tile_width *= channels;
+  job.channels = job.stride_column = job.tiles_stride_column = 1;
+}
+
+void check_pair(const char* name, const Integers& values) {
+  STD_TORCH_CHECK(values.size() == 2 && values[0] > 0 && values[1] > 0, name, " holds ",
+                  values.size(), " numbers, expected a positive height and width");
+}
+
+Tensor extract_tiles(const Tensor& image, Integers tile, Integers ys, Integers xs, ScalarType type,
+                     double scale, double shift) {
+  FREQDIFF_CHECK_CPU(image);
+  FREQDIFF_CHECK_DIM(image, 3, "(C, H, W)");
+  check_pair("tile", tile);
+  STD_TORCH_CHECK(image.size(1) > 0 && image.size(2) > 0, "image has no pixels, expected some");
+  const int64_t channels = image.size(0), count = int64_t(ys.size() * xs.size());
+  const int64_t height = tile[0], width = tile[1];
+  const int64_t step = std::max<int64_t>(channels, 1);
+  Tensor tiles = empty_cpu({count, channels, height, width},
+                           {height * width * step, 1, width * step, step}, type);
+
+  ExtractJob job{};
+  job.image = image.const_data_ptr();
+  job.dtype = stored_type(image.scalar_type(), "image");
+  job.stride_channel = image.stride(0);
+  job.stride_row = image.stride(1);
+  job.stride_column = image.stride(2);
+  job.channels = channels;
+  job.tile_height = height;
+  job.tile_width = width;
+  job.grid_rows = int64_t(ys.size());
+  job.grid_columns = int64_t(xs.size());
+  job.tiles = tiles.mutable_data_ptr();
+  job.tiles_dtype = stored_type(type, "dtype");
+  job.tiles_stride_tile = height * width * channels;
+  job.tiles_stride_channel = 1;
+  job.tiles_stride_row = width * channels;
+  job.tiles_stride_column = channels;
+  job.scale = scale;
+  job.shift = shift;
+  for (int64_t y : ys) append_reflected(y, height, image.size(1), job.rows);
+  for (int64_t x : xs) append_reflected(x, width, image.size(2), job.columns);
+  job.stream = should_stream(tiles.numel() * int64_t(tiles.element_size()));
+  if (job.stride_channel == 1 && job.stride_column == channels) merge_channels(job);
+
+  const Kernels& set = kernels(job.dtype == Dtype::kFloat64);
+  const int64_t grain = std::max<int64_t>(1, kGrainPixels / width);
+  torch::stable::parallel_for(0, count * height, grain,
+                              [&](int64_t begin, int64_t end) { set.extract(job, begin, end); });
+  return tiles;
+}
+
+Tensor stitch_tiles(const Tensor& tiles, Integers ys, Integers xs, Integers size, int64_t margin,
+                    ScalarType type, double scale, double shift, bool channels_last) {
+  FREQDIFF_CHECK_CPU(tiles);
+  FREQDIFF_CHECK_DIM(tiles, 4, "(N, C, th, tw)");
+  FREQDIFF_CHECK_SIZE(tiles, 0, int64_t(ys.size() * xs.size()));
+  check_pair("size", size);
+  FREQDIFF_CHECK(margin >= 0, "margin", margin, "at least 0");
+  const int64_t channels = tiles.size(1), height = size[0], width = size[1];
+  const int64_t step = std::max<int64_t>(channels, 1);
+  const Integers strides =
+      channels_last ? Integers{1, width * step, step} : Integers{height * width, width, 1};
+  Tensor image = empty_cpu({channels, height, width}, strides, type);
+
+  AxisPlan rows = plan_axis("y", ys, tiles.size(2), height, margin);
+  AxisPlan columns = plan_axis("x", xs, tiles.size(3), width, margin);
+  StitchJob job{};
+  job.tiles = tiles.const_data_ptr();
+  job.dtype = stored_type(tiles.scalar_type(), "tiles");
+  job.stride_tile = tiles.stride(0);
+  job.stride_channel = tiles.stride(1);
+  job.stride_row = tiles.stride(2);
+  job.stride_column = tiles.stride(3);
+  job.channels = channels;
+  job.grid_columns = int64_t(xs.size());
+  job.image = image.mutable_data_ptr();
+  job.image_dtype = stored_type(type, "dtype");
+  job.image_stride_channel = strides[0];
+  job.image_stride_row = strides[1];
+  job.image_stride_column = strides[2];
+  job.scale = scale;
+  job.shift = shift;
+  job.rows = std::move(rows.segments);
+  job.row_weights = std::move(rows.weights);
+  job.columns = std::move(columns.segments);
+  job.column_weights = std::move(columns.weights);
+  job.stream = should_stream(image.numel() * int64_t(image.element_size()));
+  if (channels_last && job.stride_channel == 1 && job.stride_column == channels) {
+    merge_channels(job);
+  }
+
+  const Kernels& set = kernels(job.dtype == Dtype::kFloat64);
+  const int64_t grain = std::max<int64_t>(1, kGrainPixels / width);
+  torch::stable::parallel_for(0, height, grain,
+                              [&](int64_t begin, int64_t end) { set.stitch(job, begin, end); });
+  return image;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(freqdiff, CPU, library) {
+  library.impl("extract_tiles", TORCH_BOX(&extract_tiles));
+  library.impl("stitch_tiles", TORCH_BOX(&stitch_tiles));
+}
+
+}  // namespace freqdiff
