@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from blursynth.camera import Camera
 from blursynth.physics import MARGIN, develop, expose
-from blursynth.scene import Recipe, sample_scene, stack_scenes
+from blursynth.scene import Recipe, Scene, sample_scene, stack_scenes
 from freqdiff.errors import TrainingError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -32,6 +33,7 @@ _FILTERS = (
     Image.Resampling.NEAREST,
 )
 _CHUNK = 8
+_CACHED_PHOTOS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +74,46 @@ def list_photos(folder: str | os.PathLike[str]) -> list[Path]:
     return paths
 
 
-class PairBlocks(Dataset[tuple[Tensor, Tensor]]):
-    """Block b -> (blurred, sharp), uint8 (pairs_per_block, 3, crop, crop)."""
+@dataclasses.dataclass(frozen=True)
+class SharpBlock:
+    """Crops before blurring: what a data worker prepares when a GPU does the blurring.
+
+    Attributes:
+        crops: uint8 (N, side, side, 3) with MARGIN pixels around.
+        origins: float (N, 2) position of the crops relative to the middle of their frames.
+        scenes: exposures of each chunk of crops.
+        seeds: of the noise of each chunk.
+    """
+
+    crops: Tensor
+    origins: Tensor
+    scenes: list[Scene]
+    seeds: list[int]
+
+    def blur(self, device: str) -> tuple[Tensor, Tensor]:
+        """(blurred, sharp), uint8 (N, 3, crop, crop) on `device`."""
+        pairs, first = [], 0
+        for scene, seed in zip(self.scenes, self.seeds, strict=True):
+            part = slice(first, first + len(scene.iso))
+            first = part.stop
+            image = self.crops[part].to(device).permute(0, 3, 1, 2).float() / 255
+            scene = scene.map(lambda value: value.to(device))
+            generator = torch.Generator(device).manual_seed(seed)
+            with torch.no_grad():
+                light = expose(image, scene, self.origins[part].to(device), (0, 0))
+                blurred = develop(light, scene, generator)
+            sharp = image[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+            pairs.append((_to_bytes(blurred), _to_bytes(sharp)))
+        blurred, sharp = (torch.cat(images) for images in zip(*pairs, strict=True))
+        return blurred, sharp
+
+
+class PairBlocks(Dataset[tuple[Tensor, Tensor] | SharpBlock]):
+    """Block b of the stream: a function of the configuration and b alone.
+
+    On the CPU an item is (blurred, sharp), uint8 (pairs_per_block, 3, crop, crop); for another
+    device it is the `SharpBlock` whose `blur` gives them there.
+    """
 
     def __init__(
         self, folder: str | os.PathLike[str], config: DataConfig, device: str = "cpu"
@@ -83,36 +123,31 @@ class PairBlocks(Dataset[tuple[Tensor, Tensor]]):
         self.device = device
         self._cache: dict[Path, Image.Image] = {}
 
-    def __getitem__(self, block: int) -> tuple[Tensor, Tensor]:
-        config = self.config
-        pairs = [
-            self._chunk(block, first, min(_CHUNK, config.pairs_per_block - first))
-            for first in range(0, config.pairs_per_block, _CHUNK)
-        ]
-        blurred, sharp = (torch.cat(part) for part in zip(*pairs, strict=True))
-        return blurred, sharp
+    def __getitem__(self, block: int) -> tuple[Tensor, Tensor] | SharpBlock:
+        return self.sharp(block).blur("cpu") if self.device == "cpu" else self.sharp(block)
 
-    def _chunk(self, block: int, first: int, count: int) -> tuple[Tensor, Tensor]:
-        crops, scenes, origins = [], [], []
-        for index in range(first, first + count):
+    def pairs(self, block: int) -> tuple[Tensor, Tensor]:
+        """(blurred, sharp) of a block, on the stream's device."""
+        return self.sharp(block).blur(self.device)
+
+    def sharp(self, block: int) -> SharpBlock:
+        """Crops and exposures of a block."""
+        crops, origins, scenes, chunks, seeds = [], [], [], [], []
+        for index in range(self.config.pairs_per_block):
             rng = np.random.default_rng([self.config.seed, block, index])
             crop, origin, frame = self._sharp_crop(rng)
             scenes.append(sample_scene(rng, _shaky_camera(rng), frame[1], self.config.recipe))
             crops.append(crop)
             origins.append((origin[0] - frame[0] / 2, origin[1] - frame[1] / 2))
-        image = torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2).float() / 255
-        scene = stack_scenes(scenes).map(lambda value: value.to(self.device))
-        seed = int(np.random.default_rng([self.config.seed, block, first, 1]).integers(2**62))
-        generator = torch.Generator(self.device).manual_seed(seed)
-        with torch.no_grad():
-            centred = torch.tensor(origins, device=self.device)
-            blurred = develop(expose(image, scene, centred, (0, 0)), scene, generator)
-        sharp = image[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
-        return _to_bytes(blurred), _to_bytes(sharp)
+            if len(scenes) == _CHUNK or index + 1 == self.config.pairs_per_block:
+                chunks.append(stack_scenes(scenes))
+                seeds.append(int(rng.integers(2**62)))
+                scenes = []
+        return SharpBlock(torch.from_numpy(np.stack(crops)), torch.tensor(origins), chunks, seeds)
 
     def _sharp_crop(
         self, rng: np.random.Generator
-    ) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
+    ) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[int, int]]:
         """A shrunk crop with margin, its position, and the size of the shrunk photo."""
         side = self.config.crop + 2 * MARGIN
         photo = self._photo(self.paths[int(rng.integers(len(self.paths)))])
@@ -144,6 +179,8 @@ class PairBlocks(Dataset[tuple[Tensor, Tensor]]):
                     f"{path} is {photo.width}x{photo.height}; training on crops of "
                     f"{self.config.crop} needs {self.config.crop + 2 * MARGIN} pixels a side."
                 )
+            if len(self._cache) >= _CACHED_PHOTOS:
+                del self._cache[next(iter(self._cache))]
             self._cache[path] = photo
         return self._cache[path]
 
@@ -163,7 +200,7 @@ def _texture(photo: Image.Image, place: tuple[int, int], span: int) -> float:
 
 
 def _to_bytes(image: Tensor) -> Tensor:
-    return (image * 255).round().clamp(0, 255).to("cpu", torch.uint8)
+    return (image * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def batches(
@@ -172,7 +209,7 @@ def batches(
     """Endless batches from step `first_step` on; a function of (seed, step) alone.
 
     Yields:
-        (blurred, sharp), each (batch, 3, crop, crop) float32 in [-1, 1] on the CPU.
+        (blurred, sharp), each (batch, 3, crop, crop) float32 in [-1, 1] on the stream's device.
     """
     config = pairs.config
     if config.pairs_per_block % batch:
@@ -181,7 +218,7 @@ def batches(
         )
     per_block = config.pairs_per_block * config.reuse // batch
     first_block, skip = divmod(first_step, per_block)
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+    loader: DataLoader[tuple[Tensor, Tensor] | SharpBlock] = DataLoader(
         pairs,
         batch_size=None,
         sampler=range(first_block, 2**31),
@@ -189,7 +226,8 @@ def batches(
         prefetch_factor=1 if workers else None,
         persistent_workers=workers > 0,
     )
-    for block, (blurred, sharp) in enumerate(loader, start=first_block):
+    for block, item in enumerate(loader, start=first_block):
+        blurred, sharp = item.blur(pairs.device) if isinstance(item, SharpBlock) else item
         generator = torch.Generator().manual_seed(block * 1_000_003 + config.seed)
         order = torch.cat(
             [torch.randperm(len(blurred), generator=generator) for _ in range(config.reuse)]
@@ -198,7 +236,7 @@ def batches(
             turns = int(torch.randint(0, 8, (1,), generator=generator))
             if step < skip:
                 continue
-            index = order[step * batch : (step + 1) * batch]
+            index = order[step * batch : (step + 1) * batch].to(blurred.device)
             yield _turn(blurred[index], turns), _turn(sharp[index], turns)
         skip = 0
 

@@ -90,7 +90,9 @@ def training_loss(
         generator: on the CPU; source of noise levels and noise.
     """
     t, a = diffusion.sample_timesteps(len(y), config.terminal_share, generator)
-    noise = torch.randn(y.shape, generator=generator).to(y.device)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    on_device = torch.Generator(y.device).manual_seed(seed)
+    noise = torch.randn(y.shape, generator=on_device, device=y.device)
     levels = a.to(y)[:, None, None, None]
     x_t = levels * x0 + (1 - levels**2).clamp_min(0).sqrt() * noise
     x0_hat = model(x_t, t.to(y.device), y).float()
@@ -247,7 +249,8 @@ class Training:
         self.accelerator.init_trackers("tensorboard")
         start, first = time.monotonic(), self.step
         earlier = self.seconds
-        workers = 0 if self.accelerator.device.type == "cuda" else 1
+        # A GPU blurs by itself but wants many crops; a CPU has its cores for the network.
+        workers = min(12, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 1
         stream = batches(self.pairs, self.config.batch, self.step, workers)
         bar = tqdm(
             total=self.config.steps, initial=self.step, unit="step", disable=None if progress else 1

@@ -27,7 +27,7 @@ class Validation:
     ) -> None:
         recipe = dataclasses.replace(Recipe(), unblurred=0.0)
         config = DataConfig(crop=crop, pairs_per_block=count, reuse=1, seed=seed, recipe=recipe)
-        blurred, sharp = PairBlocks(folder, config)[0]
+        blurred, sharp = PairBlocks(folder, config).pairs(0)
         self.blurred, self.sharp = (v.float() / 127.5 - 1 for v in (blurred, sharp))
 
     @torch.no_grad()
