@@ -50,7 +50,7 @@ class DataConfig:
         recipe: distribution of the blur.
     """
 
-    crop: int = 160
+    crop: int = 128
     pairs_per_block: int = 256
     reuse: int = 6
     candidates: int = 3

@@ -57,7 +57,7 @@ class TrainConfig:
     schedule: Literal["linear", "cosine"] = "linear"
     decay_share: float = 0.3
     ema: float = 0.999
-    terminal_share: float = 0.6
+    terminal_share: float = 0.75
     spectral_loss: float = 0.1
     relative_floor: float = 0.25
     validate_every: int = 1000
