@@ -4,8 +4,9 @@
 model for embedding.
 """
 
-from freqdiff.api import Details, deblur
-from freqdiff.deblurrer import Deblurrer, load
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from freqdiff.errors import (
     FreqDiffError,
     InputError,
@@ -14,6 +15,10 @@ from freqdiff.errors import (
     PhotoError,
     TrainingError,
 )
+
+if TYPE_CHECKING:
+    from freqdiff.api import Details, deblur
+    from freqdiff.deblurrer import Deblurrer, load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,3 +33,24 @@ __all__ = [
     "deblur",
     "load",
 ]
+
+# Loaded when they are first used: torch and the image formats take seconds, which the command
+# line's help and programs that only catch our errors should not pay.
+_HOMES = {
+    "Deblurrer": "freqdiff.deblurrer",
+    "Details": "freqdiff.api",
+    "deblur": "freqdiff.api",
+    "load": "freqdiff.deblurrer",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -31,6 +31,7 @@ LAYERS = (
         "freqdiff",
         "freqdiff.api",
         "freqdiff.checkpoint",
+        "freqdiff.deblurrer",
         "freqdiff.denoiser",
         "freqdiff.diffusion",
         "freqdiff.model",
@@ -38,13 +39,16 @@ LAYERS = (
         "freqdiff.spectral",
     ),
     (
+        "freqdiff.batch",
         "freqdiff.data",
         "freqdiff.evaluate",
         "freqdiff.info",
+        "freqdiff.pairs",
+        "freqdiff.report",
         "freqdiff.train",
         "freqdiff.validation",
     ),
-    ("freqdiff.cli", "freqdiff.__main__"),
+    ("freqdiff.cli", "freqdiff.cli_*", "freqdiff.__main__"),
 )
 BLURSYNTH, DEBLURRER = 3, 4
 

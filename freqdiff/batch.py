@@ -1,0 +1,284 @@
+"""Deblurring of many files: which file goes where, and one of them at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from freqdiff.api import deblur_opened
+from freqdiff.atomic import write_atomically
+from freqdiff.deblurrer import Deblurrer
+from freqdiff.errors import InputError, OutputError, PhotoError
+from freqdiff.images import open_image
+from freqdiff.photo import INPUT_SUFFIXES, OUTPUT_SUFFIXES, Photo, read_photo, write_photo
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One photo and the file for its result."""
+
+    source: Path
+    target: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """An input that cannot be worked on, and why (a sentence)."""
+
+    source: Path
+    error: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the photos of a batch are treated; see `freqdiff.deblur` for the first three."""
+
+    steps: int | None = None
+    seed: int = 0
+    tile: int | Literal["auto"] = "auto"
+    quality: int | None = None
+    overwrite: bool = False
+    skip_existing: bool = False
+    progress: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What happened to one photo.
+
+    Attributes:
+        status: "unchanged" results are written too: a copy of the photo.
+        size: (width, height) of the photo in pixels.
+        seconds: wall time with reading and writing.
+        notes: what a person should know.
+    """
+
+    status: Literal["written", "unchanged", "skipped"]
+    size: tuple[int, int]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def find_photos(folder: Path, *, recursive: bool, leave_out: Path | None = None) -> list[Path]:
+    """Photo files in a folder, sorted; hidden ones are left out.
+
+    Args:
+        folder: where to look.
+        recursive: look into its sub-folders too; links to folders are not followed.
+        leave_out: a sub-folder to pass over.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"Cannot read the folder {error.filename!r}: {error.strerror}, so check its rights."
+        )
+
+    found = []
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        names = [name for name in folders if not name.startswith(".")] if recursive else []
+        folders[:] = [n for n in names if leave_out is None or Path(root, n).resolve() != leave_out]
+        found += [
+            Path(root, name)
+            for name in files
+            if Path(name).suffix.lower() in INPUT_SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def plan(
+    inputs: Iterable[str], output: str, *, recursive: bool = False, overwrite: bool = False
+) -> tuple[list[Job], list[Problem]]:
+    """Decide which file each result goes to.
+
+    A single file goes to the file `output`, or into the folder `output` if that exists or its name
+    has no suffix. Several files and the contents of folders go into the folder `output`, contents
+    in the same sub-folders as in the input. Formats that cannot be written become PNG.
+
+    Args:
+        inputs: files and folders.
+        output: file or folder.
+        recursive: take the sub-folders of folders too.
+        overwrite: allow results to replace their sources.
+
+    Returns:
+        The jobs, and the inputs that cannot be worked on.
+
+    Raises:
+        InputError: several inputs, but `output` is a file.
+        OutputError: `output` cannot be written.
+    """
+    sources = list(dict.fromkeys(Path(name) for name in inputs))
+    goal = Path(output)
+    to_folder = goal.is_dir() or output.endswith(os.sep) or not goal.suffix
+    many = len(sources) > 1 or any(source.is_dir() for source in sources)
+    if many and not goal.is_dir() and (goal.exists() or goal.suffix.lower() in INPUT_SUFFIXES):
+        raise InputError(
+            f"{output!r} is the name of a file, but results of several photos go to a folder: "
+            "give the name of a folder."
+        )
+    to_folder = to_folder or many
+    if not to_folder and goal.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise OutputError(
+            f"Cannot write {output!r}: expected a name that ends in "
+            f"{', '.join(OUTPUT_SUFFIXES)}, or a folder."
+        )
+    check_writable(goal / "file" if to_folder else goal)
+    jobs: list[Job] = []
+    problems: list[Problem] = []
+    for source in sources:
+        try:
+            if source.is_dir():
+                jobs += _jobs_of_folder(source, goal, recursive)
+                continue
+            if not source.is_file():
+                read_photo(source)
+            target = goal / _result_name(Path(source.name)) if to_folder else goal
+            jobs.append(Job(source, target))
+        except InputError as error:
+            problems.append(Problem(source, str(error)))
+    accepted: list[Job] = []
+    for job in _without_collisions(jobs, problems):
+        if not overwrite and os.path.realpath(job.target) == os.path.realpath(job.source):
+            problem = OutputError(
+                f"Cannot write {str(job.target)!r}: it is the photo itself, so choose another "
+                "output or allow it with --overwrite."
+            )
+            problems.append(Problem(job.source, str(problem)))
+        else:
+            accepted.append(job)
+    return accepted, problems
+
+
+def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
+    """Deblur one photo into its file.
+
+    Raises:
+        PhotoError: the photo cannot be read.
+        OutputError: the result cannot be written.
+        InputError: a setting does not fit.
+    """
+    started = time.perf_counter()
+    opened = open_image(job.source)
+    photo = opened.photo
+    assert photo is not None
+    height, width = photo.pixels.shape[:2]
+    if settings.skip_existing and _is_whole(job.target, (height, width)):
+        return Outcome("skipped", (width, height), time.perf_counter() - started)
+    rgb, details = deblur_opened(
+        opened,
+        model=model,
+        steps=settings.steps,
+        seed=settings.seed,
+        tile=settings.tile,
+        progress=settings.progress,
+    )
+    make_folder(job.target)
+    notes = details.notes
+    if not details.changed and settings.quality is None and _can_copy(photo, job.target):
+        if not (job.target.exists() and job.target.samefile(job.source)):
+            write_atomically(job.target, job.source.read_bytes())
+    else:
+        notes += write_photo(
+            job.target,
+            opened.restore_photo(rgb),
+            quality=settings.quality,
+            overwrite=settings.overwrite,
+        )
+    status: Literal["written", "unchanged"] = "written" if details.changed else "unchanged"
+    return Outcome(status, (width, height), time.perf_counter() - started, notes)
+
+
+def check_writable(path: Path) -> None:
+    """Find out early that a file cannot be written, before hours of work.
+
+    Raises:
+        OutputError: a part of the path is a file, its folder is not writable, or it is a folder.
+    """
+    if path.is_dir():
+        raise OutputError(
+            f"Cannot write {str(path)!r}: it is a folder, so give the name of a file."
+        )
+    folder = path.absolute().parent
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not os.path.isdir(folder):
+        raise OutputError(
+            f"Cannot write {str(path)!r}: {str(folder)!r} is a file and not a folder, "
+            "so choose another path."
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"Cannot write {str(path)!r}: the folder {str(folder)!r} is not writable, "
+            "so change its permissions or choose another one."
+        )
+
+
+def make_folder(path: Path) -> None:
+    """Make the folders above a file.
+
+    Raises:
+        OutputError: one of them cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot make the folder {str(path.parent)!r}: {error.strerror}, "
+            "so choose another output."
+        ) from error
+
+
+def _jobs_of_folder(folder: Path, goal: Path, recursive: bool) -> list[Job]:
+    # Results of an earlier run in a folder inside the input are no input.
+    found = find_photos(folder, recursive=recursive, leave_out=goal.resolve())
+    if not found:
+        deeper = "" if recursive else ", or --recursive for its sub-folders"
+        raise PhotoError(
+            f"Cannot use the folder {str(folder)!r}: it holds no photos "
+            f"({', '.join(sorted(INPUT_SUFFIXES))}), so give another one{deeper}."
+        )
+    return [Job(path, goal / _result_name(path.relative_to(folder))) for path in found]
+
+
+def _result_name(path: Path) -> Path:
+    return path if path.suffix.lower() in OUTPUT_SUFFIXES else path.with_suffix(".png")
+
+
+def _without_collisions(jobs: list[Job], problems: list[Problem]) -> Iterator[Job]:
+    """The jobs whose target is theirs alone; the others become problems."""
+    sources: dict[str, list[Path]] = defaultdict(list)
+    for job in dict.fromkeys(jobs):
+        sources[os.path.realpath(job.target)].append(job.source)
+    for job in dict.fromkeys(jobs):
+        rivals = sources[os.path.realpath(job.target)]
+        if len({os.path.realpath(path) for path in rivals}) == 1:
+            if job.source == rivals[0]:
+                yield job
+        elif job.source == rivals[0]:
+            names = " and ".join(repr(str(path)) for path in rivals)
+            error = (
+                f"{names} would both be written to {str(job.target)!r}: "
+                "rename one of them, or give them different outputs."
+            )
+            problems += [Problem(path, error) for path in rivals]
+
+
+def _is_whole(path: Path, size: tuple[int, int]) -> bool:
+    """Whether a result (height, width) is there and can be read to its end."""
+    try:
+        return read_photo(path).pixels.shape[:2] == size
+    except PhotoError:
+        return False
+
+
+def _can_copy(photo: Photo, target: Path) -> bool:
+    """Whether the file of a photo has the format that the name of the target asks for."""
+    return photo.format == OUTPUT_SUFFIXES.get(target.suffix.lower())

@@ -1,0 +1,111 @@
+"""What the sub-commands share: the parser, the kinds of values, and errors as one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Literal, NoReturn
+
+from freqdiff.errors import FreqDiffError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"freqdiff: {message}; see '{self.prog} --help'.\n")
+
+
+def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A type of argument: a whole number in [low, high]."""
+    expected = f"a whole number from {low}" + (" on" if high is None else f" to {high}")
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return value
+
+    return parse
+
+
+def minutes(text: str) -> float:
+    """A type of argument: a time above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected minutes above 0, got {text!r}")
+    return value
+
+
+def tile_size(text: str) -> int | Literal["auto"]:
+    """A type of argument: "auto" or a number of pixels."""
+    if text == "auto":
+        return "auto"
+    try:
+        return whole_number(1)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"expected 'auto' or a number of pixels, got {text!r}"
+        ) from None
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model and how it runs."""
+    parser.add_argument(
+        "--model", default="tiny", metavar="NAME", help="shipped model or model folder (tiny)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=whole_number(1, 1000),
+        metavar="N",
+        help="sampling steps, 1 to 1000 (as the model prefers)",
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="of the random numbers (0)"
+    )
+    parser.add_argument(
+        "--tile",
+        type=tile_size,
+        default="auto",
+        metavar="N",
+        help="longest side of a tile in pixels (auto)",
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (auto)"
+    )
+
+
+def debugging(arguments: argparse.Namespace) -> bool:
+    """Whether errors shall come with their traceback."""
+    return bool(arguments.debug or os.environ.get("FREQDIFF_DEBUG"))
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, on one line.
+
+    Errors of our own are sentences already. From a worker process they come wrapped in its
+    traceback, whose last line is the sentence behind the name of its class.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, FreqDiffError) and lines:
+        return lines[-1].removeprefix(f"freqdiff.errors.{type(error).__name__}: ")
+    if isinstance(error, MemoryError):
+        return "There is not enough memory: close other programs or use smaller photos."
+    what = ": ".join([type(error).__name__, *lines[:1]]).rstrip(".")
+    return f"Unexpected {what}; run it again with --debug to see where."
+
+
+def complain(message: str) -> None:
+    """Print a sentence on stderr."""
+    print(f"freqdiff: {message}", file=sys.stderr)

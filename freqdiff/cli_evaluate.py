@@ -1,0 +1,120 @@
+"""`freqdiff evaluate`: PSNR and SSIM of a model on pairs, sharp photos or synthetic blur."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freqdiff.cli_base import add_model_options, complain, whole_number
+from freqdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from freqdiff.evaluate import Sample
+
+SUMMARY = "measure PSNR and SSIM of a model"
+USAGE = """\
+(--pairs BLURRED SHARP | --unharmed DIR |
+                          --synthetic DIR) [options]"""
+EXAMPLES = """\
+examples:
+  freqdiff evaluate --pairs gopro/blur gopro/sharp --json
+  freqdiff evaluate --unharmed photos --steps 4
+  freqdiff evaluate --synthetic photos --seed 1 --output results.json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    kinds.add_argument(
+        "--pairs",
+        nargs=2,
+        metavar=("BLURRED", "SHARP"),
+        help="two folders, matched by the names of their photos",
+    )
+    kinds.add_argument("--unharmed", metavar="DIR", help="sharp photos, which should stay so")
+    kinds.add_argument("--synthetic", metavar="DIR", help="sharp photos, blurred by physics")
+    add_model_options(parser)
+    parser.add_argument(
+        "--limit", type=whole_number(1), metavar="N", help="only the first N photos"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--output", metavar="FILE", help="write the JSON object to a file")
+    parser.add_argument("--save", metavar="DIR", help="write the results as PNG")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and report; returns the exit code."""
+    from tqdm import tqdm
+
+    from freqdiff.atomic import write_atomically
+    from freqdiff.batch import check_writable
+    from freqdiff.deblurrer import load
+    from freqdiff.evaluate import measure
+    from freqdiff.info import model_facts, peak_memory, provenance
+    from freqdiff.report import summarize, table
+
+    output = None if arguments.output is None else Path(arguments.output)
+    save = None if arguments.save is None else Path(arguments.save)
+    if output is not None:
+        check_writable(output)
+    if save is not None:
+        _check_save(save, arguments)
+    kind, count, facts, samples = _samples(arguments)
+    model = load(arguments.model, arguments.device)
+    settings = {"steps": arguments.steps, "seed": arguments.seed, "tile": arguments.tile}
+    bar = tqdm(samples, total=count, desc=kind, unit="photo", leave=False, disable=None)
+    scores = [measure(sample, model, **settings, save=save) for sample in bar]
+    facts |= {
+        "model": arguments.model,
+        "model_sha256": model_facts(arguments.model)["sha256"],
+        **settings,
+        "steps": arguments.steps or model.denoiser.config.default_steps,
+        **provenance(model.device),
+        "peak_memory_bytes": peak_memory(model.device),
+    }
+    report = summarize(kind, scores, facts)
+    text = json.dumps(report, indent=2, allow_nan=False)
+    if output is not None:
+        write_atomically(output, f"{text}\n".encode())
+    print(text if arguments.json else table(report))
+    return 0
+
+
+def _samples(
+    arguments: argparse.Namespace,
+) -> tuple[str, int, dict[str, Any], Iterator[Sample]]:
+    """Kind, number, facts about the data, and the samples."""
+    from freqdiff.evaluate import pair_samples, sharp_samples, synthetic_samples
+    from freqdiff.pairs import match_pairs, photos_in
+
+    if arguments.pairs is not None:
+        blurred, sharp = (Path(name) for name in arguments.pairs)
+        pairing = match_pairs(blurred, sharp)
+        if pairing.rule != "equal names":
+            complain(f"Note: names differ, so pairs were matched by {pairing.rule}.")
+        pairs = pairing.pairs[: arguments.limit]
+        data = {"data": [str(blurred), str(sharp)], "matched_by": pairing.rule}
+        return "pairs", len(pairs), data, pair_samples(pairs, blurred)
+    folder = Path(arguments.unharmed or arguments.synthetic)
+    paths = photos_in(folder)[: arguments.limit]
+    data = {"data": [str(folder)]}
+    if arguments.unharmed is not None:
+        return "unharmed", len(paths), data, sharp_samples(paths, folder)
+    samples = synthetic_samples(paths, folder, arguments.seed)
+    return "synthetic", len(paths), data, samples
+
+
+def _check_save(save: Path, arguments: argparse.Namespace) -> None:
+    """Refuse to write results among the photos that are measured."""
+    from freqdiff.batch import check_writable
+
+    check_writable(save / "file")
+    for name in (*(arguments.pairs or ()), arguments.unharmed, arguments.synthetic):
+        if name is not None and save.resolve() == Path(name).resolve():
+            raise InputError(
+                f"--save is {str(save)!r}, which holds photos to measure: give another folder."
+            )

@@ -1,0 +1,104 @@
+"""`freqdiff train`: trains a model on a folder of sharp photos, or goes on with it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+from freqdiff.cli_base import minutes, whole_number
+from freqdiff.errors import TrainingError
+
+SUMMARY = "train a model on a folder of sharp photos"
+USAGE = "--config NAME --data DIR --output DIR [options]"
+EXAMPLES = """\
+A run that was stopped goes on when the same command is given again.
+
+examples:
+  freqdiff train --config tiny --data photos --output runs/tiny
+  freqdiff train --config base --data photos --val held_out --output runs/base \\
+      --minutes 600"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--config", required=True, choices=("tiny", "base", "adv"))
+    parser.add_argument("--data", required=True, metavar="DIR", help="sharp photos")
+    parser.add_argument("--output", required=True, metavar="DIR", help="state, model, results")
+    parser.add_argument("--val", metavar="DIR", help="sharp photos for validation")
+    number = whole_number(1)
+    parser.add_argument("--steps", type=number, metavar="N", help="steps of the whole run")
+    parser.add_argument("--batch", type=number, metavar="N", help="pairs per step")
+    parser.add_argument("--crop", type=number, metavar="N", help="pixels, a multiple of 16")
+    parser.add_argument("--minutes", type=minutes, metavar="M", help="stop after this time")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="of weights and data (0)"
+    )
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; returns the exit code."""
+    if arguments.crop is not None and arguments.crop % 16:
+        raise TrainingError(f"crop is {arguments.crop}, expected a multiple of 16.")
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise TrainingError(
+            "Training needs the package accelerate: install it with "
+            'pip install "freqdiff-deblur[train]".'
+        ) from error
+    from freqdiff.data import DataConfig
+    from freqdiff.deblurrer import choose_device
+    from freqdiff.model import CONFIGS
+    from freqdiff.train import TrainConfig, Training
+    from freqdiff.validation import Validation
+
+    choose_device(arguments.device)
+    if arguments.device == "cpu":
+        # The way that accelerate offers to leave a GPU alone.
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    given = {"steps": arguments.steps, "batch": arguments.batch}
+    recipe = TrainConfig(
+        seed=arguments.seed, **{key: value for key, value in given.items() if value is not None}
+    )
+    crop = {} if arguments.crop is None else {"crop": arguments.crop}
+    data = DataConfig(seed=arguments.seed, **crop)
+    output = Path(arguments.output)
+    try:
+        training = Training(
+            output,
+            arguments.data,
+            CONFIGS[arguments.config],
+            recipe,
+            data,
+            None if arguments.val is None else Validation(arguments.val),
+        )
+        resumed = training.resume()
+        where = f"goes on at step {training.step}" if resumed else "starts"
+        print(
+            f"Training of {arguments.config} {where} on {training.accelerator.device}: "
+            f"{recipe.steps} steps of {recipe.batch} crops of {data.crop} pixels from "
+            f"{len(training.pairs.paths)} photos; results go to {output}.",
+            flush=True,
+        )
+        limit = math.inf if arguments.minutes is None else 60 * arguments.minutes
+        training.run(seconds=limit)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Interrupted; the same command goes on from the last state in {output}."
+        ) from None
+    except OSError as error:
+        raise TrainingError(
+            f"Training cannot write to {output} ({error.strerror or error}): "
+            "free some space, or choose another folder."
+        ) from error
+    if training.step >= recipe.steps:
+        print(f"Done: freqdiff deblur PHOTO -o RESULT --model {output / 'model'}")
+    else:
+        print(
+            f"Stopped at step {training.step} of {recipe.steps}; the same command goes on from "
+            f"there, and {output / 'model'} holds the model so far."
+        )
+    return 0

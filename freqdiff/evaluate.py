@@ -1,0 +1,195 @@
+"""Measuring a model: blurred and sharp pairs, sharp photos, and synthetic blur.
+
+PSNR and SSIM are those of `freqdiff.metrics.compare`: of the result rounded to 8 bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blursynth.physics import synthesize
+from freqdiff.api import deblur_opened
+from freqdiff.batch import make_folder
+from freqdiff.deblurrer import Deblurrer
+from freqdiff.errors import InputError
+from freqdiff.images import OpenedImage, open_image
+from freqdiff.metrics import compare
+from freqdiff.photo import Photo, write_photo
+
+METRICS = ("psnr_rgb", "psnr_y", "ssim_matlab3d")
+Scores = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One photo to deblur and the truth.
+
+    Attributes:
+        name: of the photo, for reports and saved results; may hold slashes.
+        opened: what the model gets.
+        sharp: (3, H, W) float32 in [0, 1], the truth; None where the input is the truth.
+        sharp_name: of the truth.
+        save_input: the input exists in no file, so it is worth saving.
+    """
+
+    name: str
+    opened: OpenedImage
+    sharp: Tensor | None
+    sharp_name: str
+    save_input: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageScore:
+    """Numbers of one photo.
+
+    Attributes:
+        name, sharp: names of the input and of the truth.
+        size: (width, height) in pixels.
+        input, output: scores of the input and of the result against the truth.
+        colour_shift: largest absolute difference of a channel's mean between result and input, in
+            1/255.
+        changed: False where the model returned its input.
+        seconds: wall time of the model.
+    """
+
+    name: str
+    sharp: str
+    size: tuple[int, int]
+    input: Scores
+    output: Scores
+    colour_shift: float
+    changed: bool
+    seconds: float
+
+    @property
+    def gain(self) -> Scores:
+        """`output - input`; not a number where one of them is infinite."""
+        return {
+            name: self.output[name] - self.input[name]
+            if math.isfinite(self.output[name]) and math.isfinite(self.input[name])
+            else math.nan
+            for name in METRICS
+        }
+
+
+def pair_samples(pairs: Iterable[tuple[Path, Path]], folder: Path) -> Iterator[Sample]:
+    """Samples of pairs of files (blurred, sharp); names are relative to `folder`.
+
+    Raises:
+        InputError: a file that cannot be read, or a pair of different sizes.
+    """
+    for blurred, sharp in pairs:
+        opened, truth = open_image(blurred), open_image(sharp).rgb[0]
+        if opened.rgb.shape[1:] != truth.shape:
+            sizes = [f"{v.shape[-1]}x{v.shape[-2]}" for v in (opened.rgb, truth)]
+            raise InputError(
+                f"{str(blurred)!r} has {sizes[0]} pixels and {str(sharp)!r} has {sizes[1]}: "
+                "the photos of a pair must have the same size, so crop them or check the names."
+            )
+        yield Sample(_name(blurred, folder), opened, truth, sharp.name)
+
+
+def sharp_samples(paths: Iterable[Path], folder: Path) -> Iterator[Sample]:
+    """Samples of sharp photos that should come back as they are.
+
+    Raises:
+        InputError: a file that cannot be read.
+    """
+    for path in paths:
+        yield Sample(_name(path, folder), open_image(path), None, path.name)
+
+
+def synthetic_samples(paths: Iterable[Path], folder: Path, seed: int) -> Iterator[Sample]:
+    """Samples of sharp photos that the physics engine blurs, photo i by (`seed`, i).
+
+    Raises:
+        InputError: a file that cannot be read.
+    """
+    for index, path in enumerate(paths):
+        sharp = open_image(path).rgb[0]
+        own = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
+        blurred = synthesize(sharp, seed=own).blurred
+        yield Sample(_name(path, folder), open_image(blurred), sharp, path.name, save_input=True)
+
+
+def measure(
+    sample: Sample,
+    model: Deblurrer,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    tile: int | Literal["auto"] = "auto",
+    save: Path | None = None,
+) -> ImageScore:
+    """Deblur one sample and compare it with the truth.
+
+    Args:
+        sample: photo and truth.
+        model: the model to measure.
+        steps, seed, tile: see `freqdiff.deblur`.
+        save: a folder; the result is written to it as PNG.
+
+    Raises:
+        OutputError: the result cannot be written.
+    """
+    opened = sample.opened
+    rgb, details = deblur_opened(
+        opened, model=model, steps=steps, seed=seed, tile=tile, progress=False
+    )
+    # As in a saved file: rounded, and grey photos stay grey.
+    restored = open_image(opened.restore_photo(rgb).pixels if opened.photo else rgb[0]).rgb[0]
+    blurred = opened.rgb[0]
+    same = {"psnr_rgb": math.inf, "psnr_y": math.inf, "ssim_matlab3d": 1.0}
+    truth = blurred if sample.sharp is None else sample.sharp
+    shift = (restored.double().mean((1, 2)) - blurred.double().mean((1, 2))).abs().max()
+    if save is not None:
+        name = sample.name if sample.name.lower().endswith(".png") else f"{sample.name}.png"
+        result = opened.restore_photo(rgb) if opened.photo else _as_photo(restored)
+        save_png(save / name, result)
+        if sample.save_input:
+            save_png((save / name).with_suffix(".input.png"), _as_photo(blurred))
+    return ImageScore(
+        name=sample.name,
+        sharp=sample.sharp_name,
+        size=(truth.shape[-1], truth.shape[-2]),
+        input=same if sample.sharp is None else compare(blurred, truth),
+        output=compare(restored, truth),
+        colour_shift=255 * float(shift),
+        changed=details.changed,
+        seconds=details.seconds,
+    )
+
+
+def save_png(path: Path, photo: Photo) -> None:
+    """Write a photo, and the folders that its path needs.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    make_folder(path)
+    write_photo(path, photo)
+
+
+def _as_photo(image: Tensor) -> Photo:
+    """A tensor (3, H, W) in [0, 1] as an 8-bit photo."""
+    samples = (image * 255).round().clamp(0, 255).to(torch.uint8)
+    return Photo(np.ascontiguousarray(samples.permute(1, 2, 0).numpy()))
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Mean of the finite values; None if there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None
