@@ -83,40 +83,32 @@ FREQDIFF_INLINE void small_dft(Complex<S>* a) {
   }
 }
 
-// In place over data[0], data[stride], ... : N = R * M, R transforms of M points after M of R.
-template <int N, typename S>
-inline void fft(Complex<S>* data, int stride) {
-  if constexpr (N == 8) {
-    Complex<S> a[8];
-    static_for<0, 8>([&](auto i) __attribute__((always_inline)) { a[i] = data[i * stride]; });
-    small_dft<8, S>(a);
-    static_for<0, 8>([&](auto i) __attribute__((always_inline)) { data[i * stride] = a[i]; });
+// read(i) gives point i, write(k, value) takes coefficient k: N = R * M, R transforms of M points
+// after M transforms of R. Indices arrive as compile-time constants.
+template <int N, typename S, typename Read, typename Write>
+FREQDIFF_INLINE void fft(Read&& read, Write&& write) {
+  constexpr int R = N == 64 ? 8 : N == 8 ? 1 : 4, M = N / R;
+  Complex<S> middle[N];
+  if constexpr (R == 1) {
+    static_for<0, N>([&](auto i) __attribute__((always_inline)) { middle[i] = read(i); });
   } else {
-    constexpr int R = N == 64 ? 8 : 4, M = N / R;
-    Complex<S> middle[N];
     static_for<0, M>([&](auto j) __attribute__((always_inline)) {
       Complex<S> a[R];
-      static_for<0, R>([&](auto r)
-                           __attribute__((always_inline)) { a[r] = data[(j + M * r) * stride]; });
+      static_for<0, R>([&](auto r) __attribute__((always_inline)) {
+        a[r] = read(std::integral_constant<int, j + M * r>{});
+      });
       small_dft<R, S>(a);
       static_for<0, R>([&](auto k) __attribute__((always_inline)) {
         twiddle<j * k, N, S>(a[k]);
         middle[k * M + j] = a[k];
       });
     });
-    static_for<0, R>([&](auto k) __attribute__((always_inline)) {
-      Complex<S> a[M];
-      static_for<0, M>([&](auto j) __attribute__((always_inline)) { a[j] = middle[k * M + j]; });
-      small_dft<M, S>(a);
-      static_for<0, M>([&](auto m)
-                           __attribute__((always_inline)) { data[(k + R * m) * stride] = a[m]; });
-    });
   }
-}
-
-// The two-dimensional transform of P rows of P points, rows `pitch` apart.
-template <int P, typename S>
-inline void fft_square(Complex<S>* data, int pitch) {
-  for (int row = 0; row < P; ++row) fft<P, S>(data + row * pitch, 1);
-  for (int column = 0; column < P; ++column) fft<P, S>(data + column, pitch);
+  static_for<0, R>([&](auto k) __attribute__((always_inline)) {
+    Complex<S>* a = middle + k * M;
+    small_dft<M, S>(a);
+    static_for<0, M>([&](auto m) __attribute__((always_inline)) {
+      write(std::integral_constant<int, k + R * m>{}, a[m]);
+    });
+  });
 }

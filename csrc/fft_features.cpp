@@ -60,7 +60,7 @@ std::vector<int64_t> features_shape(const FeatureJob& job) {
 }
 
 int64_t groups(const FeatureJob& job, const Kernels& set) {
-  return (job.tokens() + 2 * set.lanes - 1) / (2 * set.lanes);
+  return (job.tokens() + set.lanes - 1) / set.lanes;
 }
 
 Tensor fft_features(const Tensor& input, int64_t window, int64_t stride, const std::string& taper,

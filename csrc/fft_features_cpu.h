@@ -1,21 +1,29 @@
-// Kernel of fft_features: per group of 2 * kLanes windows, two real windows are packed as the real
-// and imaginary part of one complex signal and every vector lane transforms one such pair.
-// Included inside the namespace of one instruction set, after fft.h.
+// Kernel of fft_features: every vector lane transforms one window, so results do not depend on
+// which windows are neighbours. Within a window two real rows are packed as one complex signal, and
+// so are the two real columns (v = 0 and v = P/2) that the row transforms leave. Included inside
+// the namespace of one instruction set, after fft.h.
 
 template <int P, typename S>
 struct FeatureScratch {
-  // Rows a little longer than P, and windows than P * P: powers of two would collide in the cache.
-  static constexpr int kPitch = P + 1;
+  // Longer than the data by a few entries: powers of two would collide in the cache.
+  static constexpr int kPitch = P / 2 + 1;
   static constexpr int kWindowPitch = P * P + 64 / sizeof(S);
+  // Row u holds the slots (u, v), v in [0, P/2), of kLanes windows.
   alignas(64) Complex<S> spectrum[P * kPitch];
   alignas(64) S windows[kLanes * kWindowPitch];
-  alignas(64) Vec<S> slots[6][kLanes];
+  alignas(64) S weights[P * P];
+  alignas(64) Vec<S> slots[3][kLanes];
 };
 
+// The scratch of this thread, kept between calls: a fresh allocation of this size costs page
+// faults.
 template <int P, typename S>
-FeatureScratch<P, S>& feature_scratch() {
-  // Kept per thread: a fresh allocation of this size costs page faults at every call.
+FeatureScratch<P, S>& feature_scratch(const FeatureJob& job) {
   thread_local std::unique_ptr<FeatureScratch<P, S>> scratch(new FeatureScratch<P, S>);
+  // Half the taper: separating two packed signals then needs no factor.
+  for (int i = 0; i < P * P; ++i) {
+    scratch->weights[i] = S(0.5 * job.taper[i / P] * job.taper[i % P]);
+  }
   return *scratch;
 }
 
@@ -62,62 +70,70 @@ void load_window(const FeatureJob& job, const Token& token, int plane, S* target
   }
 }
 
-// Transforms the windows of kLanes tokens from `first` (real part) and of the kLanes after them
-// (imaginary part). The taper is halved: separating the pair again then needs no factor. The window
-// is rolled by half its size, which multiplies the spectrum by (-1)^(u+v).
+// Turns the packed column Z = X(., 0) + i X(., P/2) into the slots (u, 0), in place.
+template <int P, typename S>
+void separate_column(FeatureScratch<P, S>& scratch) {
+  constexpr int kPitch = FeatureScratch<P, S>::kPitch;
+  for (int u : {0, P / 2}) {
+    Complex<S>& z = scratch.spectrum[u * kPitch];
+    z = {z.re * S(2), z.im * S(2)};
+  }
+  for (int u = 1; u < P / 2; ++u) {
+    Complex<S>&lower = scratch.spectrum[u * kPitch], &upper = scratch.spectrum[(P - u) * kPitch];
+    const Complex<S> first{lower.re + upper.re, lower.im - upper.im};
+    upper = {upper.im + lower.im, lower.re - upper.re};
+    lower = first;
+  }
+}
+
+// Loads the windows of kLanes tokens from `first` on and transforms them to slots. The window is
+// rolled by half its size, which multiplies the spectrum by (-1)^(u+v).
 template <int P, typename S>
 void transform_group(const FeatureJob& job, int64_t first, int plane,
                      FeatureScratch<P, S>& scratch) {
   constexpr int kPitch = FeatureScratch<P, S>::kPitch;
   constexpr int kWindowPitch = FeatureScratch<P, S>::kWindowPitch;
-  for (int half = 0; half < 2; ++half) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t token = std::min(first + half * kLanes + lane, job.tokens() - 1);
-      S* target = scratch.windows + lane * kWindowPitch;
-      with_type(job.dtype, [&](auto type) {
-        load_window<P, S, decltype(type)>(job, locate(job, token), plane, target);
-      });
-    }
-    for (int start = 0; start < P * P; start += kLanes) {
-      Vec<S> lines[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int64_t token = std::min(first + lane, job.tokens() - 1);
+    S* target = scratch.windows + lane * kWindowPitch;
+    with_type(job.dtype, [&](auto type) {
+      load_window<P, S, decltype(type)>(job, locate(job, token), plane, target);
+    });
+  }
+  for (int row = 0; row < P; row += 2) {
+    Vec<S> pixels[2 * P];
+    for (int start = 0; start < 2 * P; start += kLanes) {
+      Vec<S>* lines = pixels + start;
       for (int lane = 0; lane < kLanes; ++lane) {
-        lines[lane] = load(scratch.windows + lane * kWindowPitch + start);
+        lines[lane] = load(scratch.windows + lane * kWindowPitch + row * P + start);
       }
       transpose<S>(lines);
-      for (int i = 0; i < kLanes; ++i) {
-        const int row = (start + i) / P, column = (start + i) % P;
-        const S weight = S(0.5 * job.taper[row] * job.taper[column]);
-        Complex<S>& entry = scratch.spectrum[(row + P / 2) % P * kPitch + (column + P / 2) % P];
-        (half ? entry.im : entry.re) = lines[i] * weight;
-      }
+      for (int i = 0; i < kLanes; ++i) lines[i] *= scratch.weights[row * P + start + i];
     }
+    Complex<S> z[P];
+    fft<P, S>(
+        [&](auto i) __attribute__((always_inline)) {
+          constexpr int column = (i + P / 2) % P;
+          return Complex<S>{pixels[column], pixels[P + column]};
+        },
+        [&](auto k, const Complex<S>& value) __attribute__((always_inline)) { z[k] = value; });
+    Complex<S>* even = scratch.spectrum + (row + P / 2) % P * kPitch;
+    Complex<S>* odd = even + kPitch;
+    even[0] = {z[0].re, z[P / 2].re};
+    odd[0] = {z[0].im, z[P / 2].im};
+    static_for<1, P / 2>([&](auto v) __attribute__((always_inline)) {
+      const Complex<S>&a = z[v], &b = z[P - v];
+      even[v] = {a.re + b.re, a.im - b.im};
+      odd[v] = {a.im + b.im, b.re - a.re};
+    });
   }
-  fft_square<P, S>(scratch.spectrum, kPitch);
-}
-
-// The spectra of both windows of a pair at (u, v).
-template <typename S>
-struct Pair {
-  Complex<S> a, b;
-};
-
-template <int P, typename S>
-FREQDIFF_INLINE Pair<S> separate(const FeatureScratch<P, S>& scratch, int u, int v) {
-  constexpr int kPitch = FeatureScratch<P, S>::kPitch;
-  const Complex<S>& z = scratch.spectrum[u * kPitch + v];
-  const Complex<S>& mirror = scratch.spectrum[(P - u) % P * kPitch + (P - v) % P];
-  return {{z.re + mirror.re, z.im - mirror.im}, {z.im + mirror.im, mirror.re - z.re}};
-}
-
-// The packed half plane: see pack_half_plane in reference.py.
-template <int P, typename S>
-FREQDIFF_INLINE Pair<S> slot_value(const FeatureScratch<P, S>& scratch, int u, int v) {
-  if (v > 0) return separate<P, S>(scratch, u, v);
-  if (u % (P / 2) == 0) {
-    const Pair<S> first = separate<P, S>(scratch, u, 0), last = separate<P, S>(scratch, u, P / 2);
-    return {{first.a.re, last.a.re}, {first.b.re, last.b.re}};
+  for (int v = 0; v < P / 2; ++v) {
+    Complex<S>* column = scratch.spectrum + v;
+    fft<P, S>([&](auto i) __attribute__((always_inline)) { return column[i * kPitch]; },
+              [&](auto k, const Complex<S>& value)
+                  __attribute__((always_inline)) { column[k * kPitch] = value; });
   }
-  return separate<P, S>(scratch, u, u < P / 2 ? 0 : P / 2);
+  separate_column<P, S>(scratch);
 }
 
 // Writes a block of kLanes channels by kLanes tokens: block[i] holds channel i of every token.
@@ -138,123 +154,138 @@ void write_block(Vec<S>* block, T* target, int64_t pitch, int count, bool stream
 
 template <int P, typename S>
 void forward_groups(const FeatureJob& job, int64_t begin, int64_t end) {
-  constexpr int kSlots = P * P / 2;
-  FeatureScratch<P, S>& scratch = feature_scratch<P, S>();
+  constexpr int kSlots = P * P / 2, kPitch = FeatureScratch<P, S>::kPitch;
+  FeatureScratch<P, S>& scratch = feature_scratch<P, S>(job);
   const int64_t channels = int64_t(job.planes()) * 3 * kSlots;
   for (int64_t work = begin; work < end; ++work) {
-    const int64_t first = work * 2 * kLanes;
+    const int64_t first = work * kLanes;
+    const int count = int(std::min<int64_t>(kLanes, job.tokens() - first));
     for (int plane = 0; plane < job.planes(); ++plane) {
       transform_group<P, S>(job, first, plane, scratch);
       for (int start = 0; start < kSlots; start += kLanes) {
         for (int i = 0; i < kLanes; ++i) {
           const int u = (start + i) / (P / 2), v = (start + i) % (P / 2);
-          const Pair<S> pair = slot_value<P, S>(scratch, u, v);
-          for (int half = 0; half < 2; ++half) {
-            const Complex<S>& x = half ? pair.b : pair.a;
-            const Vec<S> square = x.re * x.re + x.im * x.im + S(job.floor);
-            const Vec<S> inverse = inverse_sqrt(square);
-            scratch.slots[3 * half][i] = log(square) * S(0.5);
-            scratch.slots[3 * half + 1][i] = x.re * inverse;
-            scratch.slots[3 * half + 2][i] = x.im * inverse;
-          }
+          const Complex<S>& x = scratch.spectrum[u * kPitch + v];
+          const Vec<S> square = x.re * x.re + x.im * x.im + S(job.floor);
+          const Vec<S> inverse = inverse_sqrt(square);
+          scratch.slots[0][i] = log(square) * S(0.5);
+          scratch.slots[1][i] = x.re * inverse;
+          scratch.slots[2][i] = x.im * inverse;
         }
-        for (int half = 0; half < 2; ++half) {
-          const int64_t token = first + half * kLanes;
-          const int count = int(std::min<int64_t>(kLanes, job.tokens() - token));
-          if (count <= 0) break;
+        with_float_type<S>(job.features_dtype, [&](auto type) {
+          using T = decltype(type);
+          T* target = static_cast<T*>(job.features) + first * channels + 3 * plane * kSlots + start;
           for (int kind = 0; kind < 3; ++kind) {
-            const int64_t offset = token * channels + (3 * plane + kind) * kSlots + start;
-            with_float_type<S>(job.features_dtype, [&](auto type) {
-              using T = decltype(type);
-              write_block<S, T>(scratch.slots[3 * half + kind],
-                                static_cast<T*>(job.features) + offset, channels, count,
-                                job.stream);
-            });
+            write_block<S, T>(scratch.slots[kind], target + kind * kSlots, channels, count,
+                              job.stream);
           }
-        }
+        });
       }
     }
   }
   finish_streams();
 }
 
-// Replaces the spectrum by that of the gradients of both windows, made Hermitian so that one
-// complex transform brings both back: re and im are swapped, which turns the forward transform into
-// the inverse. `grads` holds [log, cosine, sine] of the first windows, then of the second.
+// Replaces the slots of the spectrum by their gradients; those of the features start at `grads`.
+template <int P, typename S, typename T>
+void slot_gradients(const FeatureJob& job, const T* grads, int64_t channels, int count,
+                    FeatureScratch<P, S>& scratch) {
+  constexpr int kSlots = P * P / 2, kPitch = FeatureScratch<P, S>::kPitch;
+  for (int start = 0; start < kSlots; start += kLanes) {
+    for (int kind = 0; kind < 3; ++kind) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int64_t token = std::min(lane, count - 1);
+        scratch.slots[kind][lane] = load_float(grads + token * channels + kind * kSlots + start);
+      }
+      transpose<S>(scratch.slots[kind]);
+    }
+    for (int i = 0; i < kLanes; ++i) {
+      Complex<S>& x = scratch.spectrum[(start + i) / (P / 2) * kPitch + (start + i) % (P / 2)];
+      const Vec<S>&log_grad = scratch.slots[0][i], &cosine_grad = scratch.slots[1][i],
+            &sine_grad = scratch.slots[2][i];
+      const Vec<S> inverse = inverse_sqrt(x.re * x.re + x.im * x.im + S(job.floor));
+      const Vec<S> cosine = x.re * inverse, sine = x.im * inverse;
+      const Vec<S> radial = log_grad - cosine_grad * cosine - sine_grad * sine;
+      x = {(radial * cosine + cosine_grad) * inverse, (radial * sine + sine_grad) * inverse};
+    }
+  }
+}
+
+// The adjoint of transform_group without its loads: slots to pixels, each step of it backwards. An
+// inverse transform is a forward one of numbers with real and imaginary part exchanged.
 template <int P, typename S>
-FREQDIFF_INLINE void slot_gradient(const FeatureJob& job, FeatureScratch<P, S>& scratch, int u,
-                                   int v, int i) {
+void transform_group_adjoint(FeatureScratch<P, S>& scratch) {
   constexpr int kPitch = FeatureScratch<P, S>::kPitch;
-  const Pair<S> pair = slot_value<P, S>(scratch, u, v);
-  Complex<S> gradient[2];
-  for (int half = 0; half < 2; ++half) {
-    const Complex<S>& x = half ? pair.b : pair.a;
-    const Vec<S>* grads = &scratch.slots[3 * half][i];
-    const Vec<S> log_grad = grads[0], cosine_grad = grads[kLanes], sine_grad = grads[2 * kLanes];
-    const Vec<S> inverse = inverse_sqrt(x.re * x.re + x.im * x.im + S(job.floor));
-    const Vec<S> cosine = x.re * inverse, sine = x.im * inverse;
-    const Vec<S> radial = log_grad - cosine_grad * cosine - sine_grad * sine;
-    gradient[half] = {(radial * cosine + cosine_grad) * inverse,
-                      (radial * sine + sine_grad) * inverse};
+  constexpr int kWindowPitch = FeatureScratch<P, S>::kWindowPitch;
+  for (int u : {0, P / 2}) {
+    Complex<S>& z = scratch.spectrum[u * kPitch];
+    z = {z.re * S(2), z.im * S(2)};
   }
-  const Complex<S>&a = gradient[0], &b = gradient[1];
-  if (v == 0 && u % (P / 2) == 0) {
-    scratch.spectrum[u * kPitch] = {b.re * S(2), a.re * S(2)};
-    scratch.spectrum[u * kPitch + P / 2] = {b.im * S(2), a.im * S(2)};
-    return;
+  for (int u = 1; u < P / 2; ++u) {
+    Complex<S>&lower = scratch.spectrum[u * kPitch], &upper = scratch.spectrum[(P - u) * kPitch];
+    const Complex<S> first{lower.re + upper.im, lower.im + upper.re};
+    upper = {lower.re - upper.im, upper.re - lower.im};
+    lower = first;
   }
-  const int column = v == 0 && u > P / 2 ? P / 2 : v;
-  scratch.spectrum[u * kPitch + column] = {a.im + b.re, a.re - b.im};
-  scratch.spectrum[(P - u) % P * kPitch + (P - column) % P] = {b.re - a.im, a.re + b.im};
+  for (int v = 0; v < P / 2; ++v) {
+    Complex<S>* column = scratch.spectrum + v;
+    fft<P, S>(
+        [&](auto i) __attribute__((always_inline)) {
+          return Complex<S>{column[i * kPitch].im, column[i * kPitch].re};
+        },
+        [&](auto k, const Complex<S>& value)
+            __attribute__((always_inline)) { column[k * kPitch] = {value.im, value.re}; });
+  }
+  for (int row = 0; row < P; row += 2) {
+    const Complex<S>* even = scratch.spectrum + (row + P / 2) % P * kPitch;
+    const Complex<S>* odd = even + kPitch;
+    Complex<S> z[P];
+    z[0] = {odd[0].re, even[0].re};
+    z[P / 2] = {odd[0].im, even[0].im};
+    static_for<1, P / 2>([&](auto v) __attribute__((always_inline)) {
+      z[v] = {even[v].im + odd[v].re, even[v].re - odd[v].im};
+      z[P - v] = {odd[v].re - even[v].im, even[v].re + odd[v].im};
+    });
+    Vec<S> pixels[2 * P];
+    fft<P, S>([&](auto i) __attribute__((always_inline)) { return z[i]; },
+              [&](auto k, const Complex<S>& value) __attribute__((always_inline)) {
+                constexpr int column = (k + P / 2) % P;
+                pixels[column] = value.im;
+                pixels[P + column] = value.re;
+              });
+    for (int start = 0; start < 2 * P; start += kLanes) {
+      Vec<S>* lines = pixels + start;
+      for (int i = 0; i < kLanes; ++i) lines[i] *= scratch.weights[row * P + start + i];
+      transpose<S>(lines);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        store(scratch.windows + lane * kWindowPitch + row * P + start, lines[lane]);
+      }
+    }
+  }
 }
 
 template <int P, typename S>
 void backward_groups(const FeatureJob& job, int64_t begin, int64_t end) {
-  constexpr int kSlots = P * P / 2, kPitch = FeatureScratch<P, S>::kPitch;
-  FeatureScratch<P, S>& scratch = feature_scratch<P, S>();
-  const int64_t channels = int64_t(job.planes()) * 3 * kSlots;
+  constexpr int kWindowPitch = FeatureScratch<P, S>::kWindowPitch;
+  FeatureScratch<P, S>& scratch = feature_scratch<P, S>(job);
+  const int64_t channels = int64_t(job.planes()) * 3 * P * P / 2;
   S* result = static_cast<S*>(job.window_grad);
   for (int64_t work = begin; work < end; ++work) {
-    const int64_t first = work * 2 * kLanes;
+    const int64_t first = work * kLanes;
+    const int count = int(std::min<int64_t>(kLanes, job.tokens() - first));
     for (int plane = 0; plane < job.planes(); ++plane) {
       transform_group<P, S>(job, first, plane, scratch);
-      for (int start = 0; start < kSlots; start += kLanes) {
-        for (int block = 0; block < 6; ++block) {
-          const int half = block / 3, kind = block % 3;
-          Vec<S>* lines = scratch.slots[block];
-          with_float_type<S>(job.features_dtype, [&](auto type) {
-            using T = decltype(type);
-            const T* grads =
-                static_cast<const T*>(job.features) + (3 * plane + kind) * kSlots + start;
-            for (int lane = 0; lane < kLanes; ++lane) {
-              const int64_t token = std::min(first + half * kLanes + lane, job.tokens() - 1);
-              lines[lane] = load_float(grads + token * channels);
-            }
-          });
-          transpose<S>(lines);
-        }
-        for (int i = 0; i < kLanes; ++i) {
-          slot_gradient<P, S>(job, scratch, (start + i) / (P / 2), (start + i) % (P / 2), i);
-        }
-      }
-      fft_square<P, S>(scratch.spectrum, kPitch);
-      for (int half = 0; half < 2; ++half) {
-        const int64_t token = first + half * kLanes;
-        const int count = int(std::min<int64_t>(kLanes, job.tokens() - token));
-        for (int start = 0; start < P * P; start += kLanes) {
-          Vec<S> lines[kLanes];
-          for (int i = 0; i < kLanes; ++i) {
-            const int row = (start + i) / P, column = (start + i) % P;
-            const S weight = S(0.5 * job.taper[row] * job.taper[column]);
-            const Complex<S>& entry =
-                scratch.spectrum[(row + P / 2) % P * kPitch + (column + P / 2) % P];
-            lines[i] = (half ? entry.re : entry.im) * weight;
-          }
-          transpose<S>(lines);
-          for (int lane = 0; lane < count; ++lane) {
-            store(result + ((token + lane) * job.planes() + plane) * P * P + start, lines[lane]);
-          }
-        }
+      with_float_type<S>(job.features_dtype, [&](auto type) {
+        using T = decltype(type);
+        const T* grads =
+            static_cast<const T*>(job.features) + first * channels + 3 * plane * P * P / 2;
+        slot_gradients<P, S, T>(job, grads, channels, count, scratch);
+      });
+      transform_group_adjoint<P, S>(scratch);
+      for (int lane = 0; lane < count; ++lane) {
+        const S* source = scratch.windows + lane * kWindowPitch;
+        S* target = result + ((first + lane) * job.planes() + plane) * P * P;
+        std::memcpy(target, source, P * P * sizeof(S));
       }
     }
   }

@@ -17,7 +17,7 @@ struct Float16 {
   uint16_t raw;
 };
 
-// Windowed spectra. Tokens are numbered over (batch, row, column); a group is 2 * lanes tokens.
+// Windowed spectra. Tokens are numbered over (batch, row, column); a group is `lanes` tokens.
 struct FeatureJob {
   const void* image;  // (batch, 3, height, width), strides in elements, pixels adjacent
   Dtype dtype;

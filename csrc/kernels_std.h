@@ -23,3 +23,4 @@
 #pragma GCC diagnostic ignored "-Wpsabi"
 // GCC's own intrinsics start from an undefined register.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"

@@ -1,31 +1,54 @@
 """The compiled extension: loading it, and telling why it is not there."""
 
+import importlib
 import importlib.util
 import warnings
+from types import ModuleType
+from typing import Any
 
 import torch
 
 
-def _load() -> str:
-    """Load the extension, which registers its kernels; returns the status."""
+def _load() -> tuple[ModuleType | None, str]:
+    """Load the extension, which registers its kernels; returns it and the status."""
     if importlib.util.find_spec("freqdiff_kernels._C") is None:
-        return "not built"
+        return None, "not built"
     try:
-        importlib.import_module("freqdiff_kernels._C")
+        return importlib.import_module("freqdiff_kernels._C"), "loaded"
     except (ImportError, OSError, RuntimeError) as error:
-        return f"failed: {error}"
-    return "loaded"
+        return None, f"failed: {error}"
 
 
-status = _load()
-"""'loaded', 'not built' or 'failed: why' (for example, built for an older torch)."""
+_extension, status = _load()
+"""`status` is 'loaded', 'not built' or 'failed: why' (for example, built for another torch)."""
 
 _warned: set[str] = set()
 
 
+def build_info() -> dict[str, Any]:
+    """Compiler, torch and CUDA of the build; empty where there is none."""
+    return dict(_extension.build_info()) if _extension else {}
+
+
+def cpu_levels() -> list[str]:
+    """Instruction sets that the processor can run, slowest first; empty without the extension."""
+    return list(_extension.cpu_levels()) if _extension else []
+
+
+def cpu_level() -> str:
+    """The instruction set in use; 'none' without the extension."""
+    return str(_extension.cpu_level()) if _extension else "none"
+
+
+def set_cpu_level(name: str) -> None:
+    """Use one of `cpu_levels()` from now on. ValueError for another name."""
+    if _extension:
+        _extension.set_cpu_level(name)
+
+
 def has_kernel(name: str, device: str) -> bool:
     """Whether freqdiff::name has a kernel of its own for a device type such as "cpu" or "cuda"."""
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device, device)
+    key = {"cpu": "CPU", "cuda": "CUDA"}[device]
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"freqdiff::{name}", key))
 
 
@@ -38,3 +61,8 @@ def warn_fallback(name: str, device: torch.device) -> None:
             "the slower plain-torch version runs instead (see `python -m freqdiff info`)",
             stacklevel=3,
         )
+
+
+def forget_warnings() -> None:
+    """Let the next fallback warn again."""
+    _warned.clear()

@@ -1,0 +1,31 @@
+"""Settings of all tests: uninitialised memory is NaN, and torch stays on few threads."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from freqdiff_kernels import native
+
+LEVELS = native.cpu_levels() or ["reference"]
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Fill torch.empty with NaN (or the largest integer), so that unwritten results are noticed."""
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once with every instruction set of the compiled kernels."""
+    native.set_cpu_level(request.param)
+    yield str(request.param)
+    native.set_cpu_level(LEVELS[-1])

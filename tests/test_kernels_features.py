@@ -1,0 +1,186 @@
+"""fft_features: the kernel against its reference and against float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from freqdiff_kernels import gradients, ops, reference
+
+
+def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
+    return (values * 255).to(torch.uint8) if dtype == torch.uint8 else values.to(dtype)
+
+
+def error(values: Tensor, exact: Tensor) -> float:
+    return float((values.double() - exact).norm() / exact.norm())
+
+
+def data_rounding(dtype: torch.dtype) -> float:
+    """Relative error of values stored in `dtype`."""
+    return torch.finfo(dtype).eps / 2 if dtype.is_floating_point else 0.0
+
+
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+@pytest.mark.parametrize(("overlap", "taper"), [(1, "none"), (1, "hann"), (2, "hann")])
+@pytest.mark.parametrize("window", [8, 16, 32, 64])
+def test_as_precise_as_torch(
+    level: str, window: int, overlap: int, taper: str, layout: str
+) -> None:
+    stride = window // overlap
+    image = photo(2, 3, 2 * stride, 5 * stride)
+    exact = reference.fft_features(image.double(), window, stride, taper, layout)
+    torch_error = error(reference.fft_features(image, window, stride, taper, layout), exact)
+    kernel_error = error(ops.fft_features(image, window, stride, taper, layout), exact)
+    assert kernel_error <= 2 * torch_error + data_rounding(image.dtype)
+    assert kernel_error <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+def test_dtypes(level: str, dtype: torch.dtype, layout: str) -> None:
+    image = photo(1, 3, 32, 48, dtype=dtype)
+    features = ops.fft_features(image, 16, 8, "hann", layout)
+    expected = reference.fft_features(image, 16, 8, "hann", layout)
+    values = image.double() / 255 if dtype == torch.uint8 else image.double()
+    exact = reference.fft_features(values, 16, 8, "hann", layout)
+    assert features.dtype == expected.dtype
+    bound = 2 * error(expected, exact) + data_rounding(features.dtype)
+    assert error(features, exact) <= bound
+
+
+def test_float64() -> None:
+    for options in ((8, 4, "hann", "rgb"), (32, 32, "none", "luma"), (64, 32, "hann", "luma")):
+        image = photo(1, 3, 64, 32, dtype=torch.float64)
+        expected = reference.fft_features(image, *options)
+        torch.testing.assert_close(ops.fft_features(image, *options), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (4, 132), (132, 4), (68, 4 * 33)])
+def test_small_and_long_images(level: str, height: int, width: int) -> None:
+    image = photo(1, 3, height, width)
+    features = ops.fft_features(image, 8, 4)
+    assert features.isfinite().all()
+    # A window repeated in a larger batch is bit for bit the same, wherever its lane is.
+    batch = ops.fft_features(image.expand(3, -1, -1, -1), 8, 4)
+    assert torch.equal(batch[0], features[0])
+    assert torch.equal(batch[2], features[0])
+
+
+def test_strides(level: str) -> None:
+    image = photo(2, 3, 32, 64)
+    expected = ops.fft_features(image, 16, 16)
+    wide = photo(2, 5, 40, 80)
+    wide[:, 1:4, 3:35, 5:69] = image
+    assert torch.equal(ops.fft_features(wide[:, 1:4, 3:35, 5:69], 16, 16), expected)
+    last = image.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(ops.fft_features(last, 16, 16), expected)
+    flipped = ops.fft_features(image.flip(-1).flip(-1), 16, 16)
+    assert torch.equal(flipped, expected)
+
+
+def test_slice_of_the_frame_equals_the_tile_with_its_halo(level: str) -> None:
+    frame = photo(1, 3, 96, 128)
+    features = ops.fft_features(frame, 16, 8)
+    tile = ops.fft_features(frame[..., 16:72, 24:104], 16, 8)
+    assert torch.equal(features[:, 3:8, 4:12], tile[:, 1:6, 1:9])
+
+
+def test_empty_batch() -> None:
+    assert ops.fft_features(torch.rand(0, 3, 16, 16), 8, 8).shape == (0, 2, 2, 96)
+
+
+@pytest.mark.parametrize("window", [8, 16, 32, 64])
+def test_slots_are_the_dft(window: int) -> None:
+    image = photo(1, 3, window, window, dtype=torch.float64)
+    features = ops.fft_features(image, window, window, "none", "rgb").reshape(3, 3, window, -1)
+    spectrum = torch.fft.fft2(image[0])
+    sign = 1 - 2 * (torch.arange(window) % 2)
+    spectrum = spectrum * (sign[:, None] * sign)
+    half = window // 2
+    level_exact = 0.5 * torch.log(spectrum.abs().square() + reference.noise_floor(window) ** 2)
+    torch.testing.assert_close(features[:, 0, :, 1:], level_exact[:, :, 1:half])
+    cosine, sine = features[:, 1].clone(), features[:, 2].clone()
+    value = torch.complex(cosine, sine) * features[:, 0].exp()
+    torch.testing.assert_close(value[:, :, 1:], spectrum[:, :, 1:half])
+    torch.testing.assert_close(value[:, 1:half, 0], spectrum[:, 1:half, 0])
+    torch.testing.assert_close(value[:, half + 1 :, 0], spectrum[:, half + 1 :, half])
+    torch.testing.assert_close(value[:, 0, 0].real, spectrum[:, 0, 0].real)
+    torch.testing.assert_close(value[:, 0, 0].imag, spectrum[:, 0, half].real)
+    torch.testing.assert_close(value[:, half, 0].real, spectrum[:, half, 0].real)
+    torch.testing.assert_close(value[:, half, 0].imag, spectrum[:, half, half].real)
+
+
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+@pytest.mark.parametrize(("window", "stride"), [(8, 8), (8, 4), (16, 8), (32, 32), (64, 32)])
+def test_backward_as_precise_as_torch(level: str, window: int, stride: int, layout: str) -> None:
+    image = photo(2, 3, 3 * stride, 5 * stride)
+    options = (window, stride, "hann", layout)
+    shape = reference.fft_features(image, *options).shape
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    exact = gradients.fft_features_backward(grad.double(), image.double(), *options)
+    torch_error = error(gradients.fft_features_backward(grad, image, *options), exact)
+    # The gradient divides by rho: rounding the image alone moves it by this much.
+    nudged = image.double() * (1 + torch.finfo(torch.float32).eps / 2 * torch.randn(image.shape))
+    rounding = error(gradients.fft_features_backward(grad.double(), nudged, *options), exact)
+    image.requires_grad_()
+    ops.fft_features(image, *options).backward(grad)
+    assert image.grad is not None
+    assert error(image.grad, exact) <= 2 * torch_error + rounding
+
+
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+@pytest.mark.parametrize("stride", [8, 4])
+def test_gradcheck(stride: int, layout: str) -> None:
+    image = photo(1, 3, 8, 8, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda values: ops.fft_features(values, 8, stride, "hann", layout), (image,)
+    )
+
+
+def test_backward_is_repeatable(level: str) -> None:
+    image = photo(1, 3, 64, 96).requires_grad_()
+    grads = [
+        torch.autograd.grad(ops.fft_features(image, 16, 8).square().sum(), image)[0]
+        for _ in range(2)
+    ]
+    assert torch.equal(*grads)
+
+
+def test_not_a_number_stays(level: str) -> None:
+    image = photo(1, 3, 16, 32)
+    image[0, 0, 3, 4] = float("nan")
+    features = ops.fft_features(image, 16, 16)
+    assert features[0, 0, 0].isnan().all()
+    assert features[0, 0, 1].isfinite().all()
+
+
+def test_band_energy_of_noise_and_stripes() -> None:
+    noise = 0.1 * torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    luma_variance = 0.01 * (0.299**2 + 0.587**2 + 0.114**2)
+    bands = ops.band_energy(noise, 16, 3, 4)
+    assert bands.shape == (1, 12)
+    torch.testing.assert_close(bands, torch.full_like(bands, luma_variance).log(), atol=0.2, rtol=0)
+    stripes = torch.cos(2 * torch.pi * 0.3 * torch.arange(256.0)).expand(1, 3, 256, 256)
+    strongest = ops.band_energy(stripes, 16, 4, 4).argmax()
+    assert strongest == 2 * 4 + 0
+    assert ops.band_energy(stripes.mT, 16, 4, 4).argmax() == 2 * 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "exception", "message"),
+    [
+        (torch.zeros(1, 3, 16, 16, dtype=torch.int32), (8, 8), TypeError, "int32, expected one of"),
+        (torch.zeros(1, 4, 16, 16), (8, 8), ValueError, "4 channels, expected 3"),
+        (torch.zeros(3, 16, 16), (8, 8), ValueError, r"expected \(B, 3, H, W\)"),
+        (torch.zeros(1, 3, 12, 16), (8, 8), ValueError, "12 x 16 pixels, expected positive"),
+        (torch.zeros(1, 3, 16, 16), (12, 12), ValueError, "window is 12, expected one of 8, 16"),
+        (torch.zeros(1, 3, 16, 16), (8, 2), ValueError, "stride is 2, expected one of 8, 4"),
+        (torch.zeros(1, 3, 16, 16), (8, 8, "box"), ValueError, "taper is 'box', expected one of"),
+    ],
+)
+def test_errors(
+    image: Tensor, options: tuple[int, int], exception: type[Exception], message: str
+) -> None:
+    with pytest.raises(exception, match=message):
+        ops.fft_features(image, *options)

@@ -1,0 +1,172 @@
+"""The operations as the dispatcher and the compiler see them, and what the installation reports."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from freqdiff_kernels import native, ops
+
+STARTS = ([-2, 20], [0, 30])
+
+CASES = {
+    "features": (
+        torch.ops.freqdiff.fft_features.default,
+        lambda: (torch.rand(2, 3, 16, 24, requires_grad=True), 16, 8, "hann", "rgb"),
+    ),
+    "features of bytes": (
+        torch.ops.freqdiff.fft_features.default,
+        lambda: (torch.zeros(1, 3, 16, 24, dtype=torch.uint8), 8, 8, "none", "luma"),
+    ),
+    "features backward": (
+        torch.ops.freqdiff.fft_features_backward.default,
+        lambda: (torch.rand(2, 2, 3, 384), torch.rand(2, 3, 16, 24), 16, 8, "hann", "luma"),
+    ),
+    "extract": (
+        torch.ops.freqdiff.extract_tiles.default,
+        lambda: (
+            torch.rand(3, 40, 50, requires_grad=True),
+            [24, 28],
+            *STARTS,
+            torch.float32,
+            2.0,
+            -1.0,
+        ),
+    ),
+    "stitch": (
+        torch.ops.freqdiff.stitch_tiles.default,
+        lambda: (
+            torch.rand(4, 3, 24, 32, requires_grad=True),
+            *STARTS,
+            [40, 50],
+            1,
+            torch.float32,
+            1.0,
+            0.0,
+            False,
+        ),
+    ),
+    "stitch to bytes": (
+        torch.ops.freqdiff.stitch_tiles.default,
+        lambda: (
+            torch.rand(4, 3, 24, 32),
+            *STARTS,
+            [40, 50],
+            0,
+            torch.uint8,
+            255.0,
+            0.0,
+            True,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_opcheck(case: str) -> None:
+    operation, arguments = CASES[case]
+    torch.library.opcheck(operation, arguments())
+
+
+def pipeline(image: Tensor) -> Tensor:
+    tiles = ops.extract_tiles(image, (24, 32), STARTS, scale=2.0, shift=-1.0)
+    features = ops.fft_features(image[None, :, :40, :48], 16, 8).mean()
+    return ops.stitch_tiles(tiles * features, STARTS, (40, 50), margin=1)
+
+
+# The compiler of torch uses something that torch itself calls deprecated.
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_as_one_graph(backend: str) -> None:
+    image = torch.rand(3, 40, 50)
+    eager_input, compiled_input = image.clone().requires_grad_(), image.clone().requires_grad_()
+    expected = pipeline(eager_input)
+    result = torch.compile(pipeline, fullgraph=True, backend=backend)(compiled_input)
+    torch.testing.assert_close(result, expected)
+    expected.square().sum().backward()
+    result.square().sum().backward()
+    torch.testing.assert_close(compiled_input.grad, eager_input.grad)
+
+
+def test_reference_can_be_forced() -> None:
+    image = torch.rand(1, 3, 32, 32)
+    with ops.reference_only():
+        plain = ops.fft_features(image, 16, 16)
+    torch.testing.assert_close(ops.fft_features(image, 16, 16), plain, rtol=1e-4, atol=1e-4)
+
+
+def test_backends_name_what_runs() -> None:
+    report = ops.backends()
+    live = "cpp" if native.status == "loaded" else "reference"
+    for name in ("fft_features", "extract_tiles", "stitch_tiles"):
+        assert report[name]["cpu"] == live
+    assert report["halo_attention"]["cpu"] == "reference"
+
+
+def test_status_of_the_extension() -> None:
+    assert native.status in ("loaded", "not built")
+    if native.status == "loaded":
+        assert native.build_info()["torch"].split(".")[0] == "2"
+        with pytest.raises(ValueError, match="level is 'sse9', expected one of"):
+            native.set_cpu_level("sse9")
+    else:
+        assert native.cpu_levels() == []
+
+
+def test_fallback_warns_once_per_operation_on_a_gpu() -> None:
+    native.warn_fallback("fft_features", torch.device("cpu"))
+    with pytest.warns(UserWarning, match="fft_features has no kernel for cuda"):
+        native.warn_fallback("fft_features", torch.device("cuda"))
+    native.warn_fallback("fft_features", torch.device("cuda"))
+    native.forget_warnings()
+
+
+def test_importing_leaves_heavy_packages_alone() -> None:
+    code = "import sys, freqdiff_kernels.ops; print('kernels' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def naive_attention(
+    q: Tensor, k: Tensor, v: Tensor, window: int, halo: int, origin: tuple[int, int]
+) -> Tensor:
+    """One query at a time."""
+    _, height, width, _, depth = q.shape
+    out = torch.empty_like(q)
+    for y in range(height):
+        for x in range(width):
+            top = (y + origin[0]) // window * window - origin[0] - halo
+            left = (x + origin[1]) // window * window - origin[1] - halo
+            rows = slice(max(top, 0), top + window + 2 * halo)
+            columns = slice(max(left, 0), left + window + 2 * halo)
+            keys = k[:, rows, columns].flatten(1, 2)
+            weights = torch.einsum("bhd,bnhd->bnh", q[:, y, x], keys) * depth**-0.5
+            values = v[:, rows, columns].flatten(1, 2)
+            out[:, y, x] = torch.einsum("bnh,bnhd->bhd", weights.softmax(1), values)
+    return out
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (3, 5)])
+@pytest.mark.parametrize("halo", [0, 2])
+def test_halo_attention_equals_one_query_at_a_time(halo: int, origin: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 11, 9, 2, 4, generator=generator, dtype=torch.float64).unbind()
+    result = ops.halo_attention(q, k, v, 4, halo, origin=origin)
+    torch.testing.assert_close(result, naive_attention(q, k, v, 4, halo, origin))
+
+
+def test_halo_attention_bias() -> None:
+    q, k, v = torch.rand(3, 1, 8, 8, 2, 4).unbind()
+    bias = torch.zeros(2, 16, 64)
+    bias[:, :, 0] = -torch.inf
+    torch.testing.assert_close(
+        ops.halo_attention(q, k, v, 4, 2, torch.zeros_like(bias)),
+        ops.halo_attention(q, k, v, 4, 2),
+    )
+    assert not torch.equal(
+        ops.halo_attention(q, k, v, 4, 2, bias), ops.halo_attention(q, k, v, 4, 2)
+    )
+    with pytest.raises(ValueError, match=r"bias has shape \(2, 16, 63\), expected"):
+        ops.halo_attention(q, k, v, 4, 2, bias[..., 1:])
