@@ -22,13 +22,13 @@ def linear_to_srgb(x: Tensor) -> Tensor:
 
 
 def restore_highlights(linear: Tensor, gain: Tensor) -> Tensor:
-    """Give saturated pixels back the light that the sensor clipped (RSBlur, Rim et al. 2022).
+    """Give saturated channels back the light that the sensor clipped (RSBlur, Rim et al. 2022).
 
     Args:
         linear: (B, 3, H, W) linear light in [0, 1].
-        gain: (B,) light to add where all the channels together are saturated, >= 0.
+        gain: (B,) light to add where a channel is saturated, >= 0.
     """
-    saturated = ((linear.amax(1, keepdim=True) - 0.95) / 0.05).clamp(0, 1)
+    saturated = ((linear - 0.98) / 0.02).clamp(0, 1)
     return linear + gain[:, None, None, None] * saturated
 
 
