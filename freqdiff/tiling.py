@@ -47,26 +47,25 @@ def plan_tiles(
     Raises:
         InputError: `largest` is too small for the overlap.
     """
-    overlap = -(-(2 * halo + blend) // alignment) * alignment
-    largest = largest // alignment * alignment
-    needed = 2 * overlap + 2 * alignment
-    if largest < min(needed, max(size)):
+    overlap = -(-(2 * halo + blend) // alignment)
+    units = largest // alignment
+    # With shorter tiles there are lengths where three in a row would have to share pixels.
+    needed = -(-5 * overlap // 2) + 3
+    if largest < max(size) and units < needed:
         raise InputError(
             f"Tiles of {largest} px are too small: this model sees {halo} px around each pixel "
-            f"and needs tiles of at least {needed} px."
+            f"and needs tiles of at least {needed * alignment} px."
         )
-    rows, columns = (_axis(length, largest, overlap, alignment) for length in size)
-    return TilePlan(size, (rows[0], columns[0]), (rows[1], columns[1]), halo)
+    rows, columns = (_axis(length // alignment, units, overlap) for length in size)
+    starts = (tuple(alignment * y for y in rows[1]), tuple(alignment * x for x in columns[1]))
+    return TilePlan(size, (alignment * rows[0], alignment * columns[0]), starts, halo)
 
 
-def _axis(length: int, largest: int, overlap: int, alignment: int) -> tuple[int, tuple[int, ...]]:
-    """Tile length and starts along one axis."""
+def _axis(length: int, largest: int, overlap: int) -> tuple[int, tuple[int, ...]]:
+    """Tile length and starts along one axis, all in units of the alignment."""
     if length <= largest:
         return length, (0,)
     count = -(-(length - overlap) // (largest - overlap))
-    # As short as `count` tiles allow: so the overlap is the asked one and no pixel is seen thrice.
-    tile = -(-(length + (count - 1) * (overlap + alignment)) // count)
-    tile = min(-(-tile // alignment) * alignment, largest)
-    last = length - tile
-    starts = (i * last / (count - 1) for i in range(count))
-    return tile, tuple(round(s / alignment) * alignment for s in starts)
+    # As short as `count` tiles allow, so that hardly more than the asked overlap is computed twice.
+    tile = -(-(length + (count - 1) * overlap) // count)
+    return tile, tuple(i * (length - tile) // (count - 1) for i in range(count))
