@@ -40,11 +40,14 @@ def test_srgb_round_trip() -> None:
 
 
 def test_highlights_get_light_back_only_where_saturated() -> None:
-    linear = torch.tensor([0.2, 0.95, 0.975, 1.0]).expand(2, 3, 1, 4)
+    linear = torch.tensor([0.2, 0.98, 0.99, 1.0]).expand(2, 3, 1, 4).clone()
+    linear[:, 2] = 0.5
     result = sensor.restore_highlights(linear, torch.tensor([0.0, 1.5]))
     assert torch.equal(result[0], linear[0])
-    expected = torch.tensor([0.2, 0.95, 0.975 + 0.75, 2.5]).expand(3, 1, 4)
-    torch.testing.assert_close(result[1], expected, rtol=0, atol=5e-6)
+    expected = torch.tensor([0.2, 0.98, 0.99 + 0.75, 2.5])
+    for channel in range(2):
+        torch.testing.assert_close(result[1, channel, 0], expected, rtol=0, atol=5e-6)
+    assert torch.equal(result[1, 2], linear[1, 2])
 
 
 @pytest.mark.parametrize("light", [0.0, 0.02, 0.4])
