@@ -1,0 +1,125 @@
+"""Writes the README's tables from benchmarks/results/*.json: `python -m benchmarks.readme`.
+
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; with `--check` nothing is written and
+the exit code says whether the README is up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+TITLES = {
+    "evaluate_validation": "8 held-out 4K photos, simulated camera blur",
+    "evaluate_reds_320x180": "REDS, real video blur, 320x180",
+    "evaluate_gopro": "GoPro, one frame of real camera motion",
+    "evaluate_levin": "Levin 2009, measured camera shake",
+}
+
+
+def read(name: str) -> dict[str, Any]:
+    """A results file, or an empty one where it was not measured."""
+    path = RESULTS / f"{name}.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return content
+
+
+def quality() -> list[str]:
+    """One row per data set: input and output, never the output alone."""
+    lines = [
+        "| test set | photos | steps | PSNR in -> out (dB) | gain | SSIM matlab3d in -> out |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, title in TITLES.items():
+        if not (row := read(name)):
+            continue
+        before, after = row["input"], row["output"]
+        lines.append(
+            f"| {title} | {row['count']} | {row['steps']} "
+            f"| {before['psnr_rgb']:.2f} -> {after['psnr_rgb']:.2f} "
+            f"| {row['gain']['psnr_rgb']:+.2f} "
+            f"| {before['ssim_matlab3d']:.4f} -> {after['ssim_matlab3d']:.4f} |"
+        )
+    if row := read("evaluate_unharmed"):
+        lines.append(
+            f"| {row['count']} sharp 4K photos: result against the photo itself | {row['count']} "
+            f"| {row['steps']} | {row['output']['psnr_rgb']:.2f} "
+            f"(worst {row['worst']['psnr_rgb']:.2f}) | | {row['output']['ssim_matlab3d']:.4f} |"
+        )
+    return [*lines, "", source(read("evaluate_validation"))]
+
+
+def speed() -> list[str]:
+    """Whole photos on the CPU and, if measured, on a GPU."""
+    lines = [
+        "| photo | steps | device | seconds | peak memory |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    results = [read("deblur_cpu"), read("deblur_gpu")]
+    for result in results:
+        for row in result.get("rows", []):
+            memory = f"{row.get('peak_gpu_gb', row['peak_rss_gb']):.2f} GB"
+            device = row["device"] if row["device"] != "cpu" else f"CPU, {row['threads']} threads"
+            lines.append(
+                f"| {row['case']} | {row['steps']} | {device} | {row['median_s']:.2f} | {memory} |"
+            )
+    if not results[1]:
+        lines.append("| any | | GPU | not measured | |")
+    return [*lines, "", source(results[0].get("provenance", {}))]
+
+
+def kernels() -> list[str]:
+    """Each operation against what else one would write, as ratios measured in one process."""
+    lines = ["| operation | case | device | faster than |", "| --- | --- | --- | --- |"]
+    results = [read("kernels_cpu"), read("kernels_gpu")]
+    for result in results:
+        for row in result.get("rows", []):
+            ratios = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in row["speedup"].items())
+            lines.append(f"| {row['op']} | {row['case']} | {row['device']} | {ratios} |")
+    if not results[1]:
+        lines.append("| all | | GPU | not measured |")
+    return [*lines, "", source(results[0].get("provenance", {}))]
+
+
+def source(provenance: dict[str, Any]) -> str:
+    """Where the numbers of a table come from."""
+    device = provenance.get("cpu") or provenance.get("device", "unknown device")
+    commit = str(provenance.get("git_sha") or provenance.get("git") or "unknown")[:10]
+    date = str(provenance.get("date", "unknown"))[:10]
+    torch = provenance.get("torch", "unknown")
+    return f"*Measured on {date}, {device}, torch {torch}, commit {commit}.*"
+
+
+def render(text: str) -> str:
+    """The README with its tables replaced."""
+    for name, lines in {"quality": quality(), "speed": speed(), "kernels": kernels()}.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin not in text:
+            raise SystemExit(f"README.md has no place for the table {name!r}: add {begin} {end}.")
+        block = "\n".join([begin, *lines, end])
+        pattern = re.escape(begin) + ".*?" + re.escape(end)
+        text = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
+    return text
+
+
+def main() -> None:
+    """Rewrite the README, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    text = README.read_text(encoding="utf-8")
+    new = render(text)
+    if options.check and new != text:
+        sys.exit("README.md is not up to date: run `make results`.")
+    if not options.check:
+        README.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
