@@ -92,7 +92,7 @@ class Deblurrer(nn.Module):
             seed: of the sampling noise, >= 0.
             tile: longest side of a tile in pixels; chosen by the size of the photo if None. The
                 result does not depend on it.
-            keep_band: tie the mean colour of cells of about 256 px to the input: blur does not move it.
+            keep_band: tie the mean colour of cells of about 256 px to the input: blur keeps it.
             callback: called with (tiles done, tiles in all) over all steps; what it raises ends
                 the work.
 
