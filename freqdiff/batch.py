@@ -117,9 +117,10 @@ def plan(
     """
     sources = list(dict.fromkeys(Path(name) for name in inputs))
     goal = Path(output)
-    to_folder = goal.is_dir() or output.endswith(os.sep) or not goal.suffix
-    many = len(sources) > 1 or any(source.is_dir() for source in sources)
-    if many and not goal.is_dir() and (goal.exists() or goal.suffix.lower() in INPUT_SUFFIXES):
+    to_folder = os.path.isdir(goal) or output.endswith(os.sep) or not goal.suffix
+    many = len(sources) > 1 or any(os.path.isdir(source) for source in sources)
+    is_file = os.path.exists(goal) or goal.suffix.lower() in INPUT_SUFFIXES
+    if many and is_file and not os.path.isdir(goal):
         raise InputError(
             f"{output!r} is the name of a file, but results of several photos go to a folder: "
             "give the name of a folder."
@@ -135,10 +136,10 @@ def plan(
     problems: list[Problem] = []
     for source in sources:
         try:
-            if source.is_dir():
+            if os.path.isdir(source):
                 jobs += _jobs_of_folder(source, goal, recursive)
                 continue
-            if not source.is_file():
+            if not os.path.isfile(source):
                 read_photo(source)
             target = goal / _result_name(Path(source.name)) if to_folder else goal
             jobs.append(Job(source, target))
@@ -183,7 +184,7 @@ def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
     make_folder(job.target)
     notes = details.notes
     if not details.changed and settings.quality is None and _can_copy(photo, job.target):
-        if not (job.target.exists() and job.target.samefile(job.source)):
+        if not (os.path.exists(job.target) and job.target.samefile(job.source)):
             write_atomically(job.target, job.source.read_bytes())
     else:
         notes += write_photo(
@@ -202,7 +203,7 @@ def check_writable(path: Path) -> None:
     Raises:
         OutputError: a part of the path is a file, its folder is not writable, or it is a folder.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(
             f"Cannot write {str(path)!r}: it is a folder, so give the name of a file."
         )

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=number, metavar="N", help="pairs per step")
     parser.add_argument("--crop", type=number, metavar="N", help="pixels, a multiple of 16")
     parser.add_argument("--minutes", type=minutes, metavar="M", help="stop after this time")
+    parser.add_argument("--init", metavar="MODEL", help="weights to start a new run from")
     parser.add_argument(
         "--seed", type=whole_number(0), default=0, metavar="N", help="of weights and data (0)"
     )
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             "Training needs the package accelerate: install it with "
             'pip install "freqdiff-deblur[train]".'
         ) from error
+    from freqdiff.checkpoint import load_model
     from freqdiff.data import DataConfig
     from freqdiff.deblurrer import choose_device
     from freqdiff.model import CONFIGS
@@ -76,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
             None if arguments.val is None else Validation(arguments.val),
         )
         resumed = training.resume()
+        if arguments.init is not None and not resumed:
+            training.start_from(load_model(arguments.init))
         where = f"goes on at step {training.step}" if resumed else "starts"
         print(
             f"Training of {arguments.config} {where} on {training.accelerator.device}: "

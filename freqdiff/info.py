@@ -82,7 +82,8 @@ def describe(facts: dict[str, Any]) -> str:
         rows.append(("op", f"{name:<16}" + ", ".join(f"{k}: {v}" for k, v in live.items())))
     for name, model in facts["models"].items():
         size = f"{model['parameters']:,} parameters, {model['bytes'] / 1e6:.1f} MB"
-        rows.append(("model", f"{name:<16}" + (model["error"] or f"{size}, {model['sha256']}")))
+        sound = f"{size}, sha256 {model['sha256']}"
+        rows.append(("model", f"{name:<16}{model['error'] or sound}"))
     if not facts["models"]:
         rows.append(("model", "none are shipped with this installation"))
     return "\n".join(f"{title:<11}{text}" for title, text in rows)
