@@ -57,6 +57,16 @@ class ModelConfig:
             raise ValueError(f"condition is {self.condition!r}, not a known one.")
         if self.objective not in diffusion.OBJECTIVES:
             raise ValueError(f"objective is {self.objective!r}, not one of {diffusion.OBJECTIVES}.")
+        blocks = (*self.encoder_blocks, *self.decoder_blocks)
+        whole = (*self.channels, *blocks, self.embedding, self.default_steps)
+        if not all(isinstance(number, int) and number > 0 for number in whole):
+            raise ValueError(f"channels, blocks, embedding and steps must be above 0, got {whole}.")
+        if not 1 <= levels <= 4 or self.embedding % 2 or not self.residual_std > 0:
+            raise ValueError(
+                "expected 1 to 4 levels, an even embedding and a residual_std above 0."
+            )
+        if any(not 0 <= i < levels or self.channels[i] % HEAD for i in self.attention):
+            raise ValueError(f"attention needs levels whose channels are multiples of {HEAD}.")
 
     @property
     def alignment(self) -> int:
