@@ -137,8 +137,6 @@ def deblur_opened(
     """
     if tile != "auto" and (not isinstance(tile, int) or tile < 1):
         raise InputError(f"tile is {tile!r}, expected 'auto' or a number of pixels.")
-    if seed < 0:
-        raise InputError(f"seed is {seed}, expected 0 or more.")
     loaded = model if isinstance(model, Deblurrer) else _loaded(str(model), device)
     used_steps = loaded.denoiser.config.default_steps if steps is None else steps
     show = progress if progress is not None else sys.stderr.isatty()

@@ -19,10 +19,10 @@ def trailing_timesteps(steps: int) -> list[int]:
     """Time steps 999 = t_1 > ... > t_steps, evenly spread and ending above 0 ("trailing").
 
     Raises:
-        InputError: `steps` is not within 1 .. 1000.
+        InputError: `steps` is not a whole number from 1 to 1000.
     """
-    if not 1 <= steps <= TRAIN_STEPS:
-        raise InputError(f"steps is {steps}, expected 1 to {TRAIN_STEPS}.")
+    if not isinstance(steps, int | np.integer) or not 1 <= steps <= TRAIN_STEPS:
+        raise InputError(f"steps is {steps!r}, expected a whole number from 1 to {TRAIN_STEPS}.")
     return [round(TRAIN_STEPS * (1 - i / steps)) - 1 for i in range(steps)]
 
 
@@ -85,7 +85,12 @@ def frame_noise(seed: int, height: int, width: int, stream: int = 0) -> Tensor:
 
     Each absolute block of 256 px has a generator of its own, seeded with (seed, stream, block), so
     the noise at a pixel does not depend on frame size, tiling, batch order or device.
+
+    Raises:
+        InputError: `seed` is not a whole number from 0.
     """
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed is {seed!r}, expected a whole number from 0.")
     frame = torch.empty((1, 3, height, width), memory_format=torch.channels_last)
     for y in range(0, height, NOISE_BLOCK):
         for x in range(0, width, NOISE_BLOCK):

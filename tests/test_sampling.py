@@ -122,7 +122,9 @@ def test_noise_of_the_first_step_is_as_given() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_impossible_steps(steps: int) -> None:
-    with pytest.raises(InputError, match=f"^steps is {steps}, expected 1 to 1000"):
+    with pytest.raises(
+        InputError, match=f"^steps is {steps}, expected a whole number from 1 to 1000"
+    ):
         ddim(denoise, draw(0), steps)
 
 
