@@ -41,7 +41,8 @@ def expose(image: Tensor, scene: Scene, origin: Tensor, frame_size: tuple[int, i
     if not bool(scene.rotations.any()):
         corners = corners[:, :1]
     signal = scene.signal_domain[:, None, None, None] > 0
-    linear = sensor.restore_highlights(sensor.srgb_to_linear(image), scene.highlight_gain)
+    linear = sensor.srgb_to_linear(image) ** scene.tone[:, None, None, None]
+    linear = sensor.restore_highlights(linear, scene.highlight_gain)
     light = torch.where(signal, image, linear)
     path = optics.rotation_displacements(scene.rotations, corners, scene.focal_px)
 
@@ -86,8 +87,9 @@ def develop(light: Tensor, scene: Scene, generator: torch.Generator) -> Tensor:
         (B, 3, H, W) sRGB in [0, 1] on 256 levels.
     """
     signal = scene.signal_domain[:, None, None, None] > 0
-    linear = torch.where(signal, sensor.srgb_to_linear(light.clamp(0, 1)), light)
-    linear = sensor.add_noise(linear, scene.iso, generator).clamp(0, 1)
+    tone = scene.tone[:, None, None, None]
+    linear = torch.where(signal, sensor.srgb_to_linear(light.clamp(0, 1)) ** tone, light)
+    linear = sensor.add_noise(linear, scene.iso, generator).clamp(0, 1) ** (1 / tone)
     image = (sensor.linear_to_srgb(linear) * 255).round() / 255
     compressed = scene.jpeg_quality > 0
     if bool(compressed.any()):

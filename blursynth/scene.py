@@ -39,6 +39,8 @@ class Recipe:
     softness: float = 0.4
     max_softness_px: float = 0.7
     signal_domain: float = 0.5
+    tone: float = 0.6
+    max_tone: float = 1.7
     highlights: float = 0.4
     noise: float = 0.5
     jpeg: float = 0.5
@@ -59,6 +61,8 @@ class Scene:
             layer's shape; amplitude 0 everywhere and bias -inf where there is no layer.
         mask_bias: (B,) threshold of that shape.
         signal_domain: (B,) 1 where light is averaged after the tone curve, as GoPro's `blur` does.
+        tone: (B,) exponent of the camera's tone curve beyond sRGB's: 1 is plain sRGB, more lifts
+            the dark tones, so that averaged light looks brighter than the average of the photos.
         highlight_gain, iso, jpeg_quality: (B,); ISO 0: no noise; quality 0: no compression.
         jpeg_subsample: 4:2:0 colour for the whole batch.
     """
@@ -72,6 +76,7 @@ class Scene:
     mask_waves: Tensor
     mask_bias: Tensor
     signal_domain: Tensor
+    tone: Tensor
     highlight_gain: Tensor
     iso: Tensor
     jpeg_quality: Tensor
@@ -153,6 +158,7 @@ def sample_scene(rng: np.random.Generator, camera: Camera, width_px: int, recipe
         mask_waves=tensor(waves),
         mask_bias=tensor(rng.normal(0, 20) if layered else -math.inf),
         signal_domain=tensor(float(kind == "video" and rng.random() < recipe.signal_domain)),
+        tone=tensor(max(1.0, maybe(recipe.tone, 1.0, recipe.max_tone))),
         highlight_gain=tensor(maybe(recipe.highlights, 0.25, 1.75)),
         iso=tensor(camera.iso * min(1.0, width_px / 4000) if rng.random() < recipe.noise else 0.0),
         jpeg_quality=tensor(float(round(maybe(recipe.jpeg, 70, 99)))),

@@ -22,6 +22,7 @@ WHOLE_FRAME_PIXELS = 9_000_000
 """Frames up to this size are not tiled: 4K on a CPU stays below 2 GB (benchmarks/deblur.py)."""
 LARGEST_TILE = 3072
 BAND_CELL = 256
+BRIGHTNESS_SLACK = 5 / 255
 _SMALLEST_CHANGE = 1 / 255
 
 
@@ -92,7 +93,7 @@ class Deblurrer(nn.Module):
             seed: of the sampling noise, >= 0.
             tile: longest side of a tile in pixels; chosen by the size of the photo if None. The
                 result does not depend on it.
-            keep_band: tie the mean colour of cells of about 256 px to the input: blur keeps it.
+            keep_band: tie the mean colour of large cells to the input, see `tie_low_band`.
             callback: called with (tiles done, tiles in all) over all steps; what it raises ends
                 the work.
 
@@ -216,14 +217,17 @@ def choose_device(device: str) -> torch.device:
 
 
 def tie_low_band(result: Tensor, image: Tensor) -> Tensor:
-    """Give `result` the local mean colour of `image` (both (1, 3, H, W)), smoothly over cells.
+    """Keep the colours of large areas of `image` in `result` (both (1, 3, H, W)), in place.
 
-    Smaller cells would undo deblurring: light that a blur has carried from one to the next has to
-    come back (cells of 128 px cost 0.1 dB on 320x180 frames).
+    The mean colour of each cell goes back to that of the input, but for its brightness, which may
+    differ by up to `BRIGHTNESS_SLACK`: light that was averaged before the camera's tone curve comes
+    out brighter than the sharp photo (3 to 5 levels of 255 in REDS), and a deblurrer undoes that.
     """
     height, width = result.shape[-2:]
     cells = (max(1, round(height / BAND_CELL)), max(1, round(width / BAND_CELL)))
     offset = F.adaptive_avg_pool2d(image, cells) - F.adaptive_avg_pool2d(result, cells)
+    brightness = offset.mean(1, keepdim=True)
+    offset -= brightness.clamp(-BRIGHTNESS_SLACK, BRIGHTNESS_SLACK)
     return result.add_(F.interpolate(offset, size=(height, width), mode="bilinear"))
 
 

@@ -1,0 +1,55 @@
+"""The script for a machine with a GPU does all its steps in miniature on a CPU."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "benchmarks" / "gpu_queue.sh"
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [str(SCRIPT), *options], capture_output=True, text=True, env=environment, timeout=400
+    )
+
+
+@pytest.mark.slow
+def test_dry_run_writes_results_and_resumes(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    done = run("--output", str(first), "--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = [line.split("\t") for line in (first / "queue.tsv").read_text().splitlines()[1:]]
+    assert [name for name, _, _ in steps][-2:] == ["train_base", "train_adv"]
+    assert {code for _, code, _ in steps} == {"0"}
+    assert json.loads((first / "deblur_gpu.json").read_text())["rows"][0]["median_s"] > 0
+    files = [path for path in first.rglob("*") if path.is_file()]
+    assert max(path.stat().st_size for path in files) <= 15_000_000
+    for name in ("base", "adv"):
+        assert (first / name / "config.json").is_file()
+        parts = sorted(first.glob(f"{name}.state.[0-9]*"))
+        digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+        assert (first / f"{name}.state.sha256").read_text().split()[0] == digest
+    again = run("--output", str(second), "--dry-run", "--resume", str(first))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "goes on at step 2" in (second / "train_base.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--output DIR is missing"),
+        (["--output", "x", "--fast"], "unknown option --fast"),
+        (["--output", "x"], "--data must name a folder"),
+    ],
+)
+def test_wrong_options_are_named(options: list[str], message: str) -> None:
+    result = run(*options)
+    assert result.returncode == 2
+    assert message in result.stderr
