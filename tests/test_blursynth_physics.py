@@ -65,6 +65,17 @@ def test_signal_domain_averages_after_the_tone_curve() -> None:
     # In signal the mean of the picture stays, in light the edge's blend is brighter than its mean.
     assert middle[1] == pytest.approx(0.5, abs=0.02)
     assert middle[0] > middle[1] + 0.01
+    scene = dataclasses.replace(motion, tone=torch.tensor([1.6]))
+    light = expose(halves, scene, torch.zeros(1, 2), (64, 128))
+    assert float(develop(light, scene, noise_source()).mean()) > middle[0] + 0.01
+
+
+def test_tone_alone_changes_nothing() -> None:
+    scene = draw(dataclasses.replace(CALM, tone=1))
+    assert float(scene.tone) > 1
+    image = photo(150, 210)
+    result = blur_frame(image, scene, noise_source())
+    torch.testing.assert_close(result * 255, image * 255, rtol=0, atol=1)
 
 
 def test_unblurred_is_the_picture() -> None:

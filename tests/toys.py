@@ -36,7 +36,7 @@ ATTENTION_TOY = ModelConfig(
 )
 CALM = Recipe(
     shake=0, video=0, defocus=0, mixed=0, unblurred=1, layer=0, softness=0, highlights=0, noise=0,
-    jpeg=0,
+    jpeg=0, tone=0,
 )  # fmt: skip
 """Changes nothing; replace the fields that a test is about."""
 
