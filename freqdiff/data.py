@@ -11,11 +11,12 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -108,11 +109,15 @@ class SharpBlock:
         return blurred, sharp
 
 
-class PairBlocks(Dataset[tuple[Tensor, Tensor] | SharpBlock]):
+_Item: TypeAlias = tuple[Tensor, Tensor] | SharpBlock | TrainingError
+
+
+class PairBlocks(Dataset[_Item]):
     """Block b of the stream: a function of the configuration and b alone.
 
     On the CPU an item is (blurred, sharp), uint8 (pairs_per_block, 3, crop, crop); for another
-    device it is the `SharpBlock` whose `blur` gives them there.
+    device it is the `SharpBlock` whose `blur` gives them there. A photo that cannot be used gives
+    the error as the item: raised in a worker process it would come with a traceback as its text.
     """
 
     def __init__(
@@ -123,8 +128,11 @@ class PairBlocks(Dataset[tuple[Tensor, Tensor] | SharpBlock]):
         self.device = device
         self._cache: dict[Path, Image.Image] = {}
 
-    def __getitem__(self, block: int) -> tuple[Tensor, Tensor] | SharpBlock:
-        return self.sharp(block).blur("cpu") if self.device == "cpu" else self.sharp(block)
+    def __getitem__(self, block: int) -> _Item:
+        try:
+            return self.pairs(block) if self.device == "cpu" else self.sharp(block)
+        except TrainingError as error:
+            return error
 
     def pairs(self, block: int) -> tuple[Tensor, Tensor]:
         """(blurred, sharp) of a block, on the stream's device."""
@@ -172,7 +180,7 @@ class PairBlocks(Dataset[tuple[Tensor, Tensor] | SharpBlock]):
             try:
                 with Image.open(path) as file:
                     photo = file.convert("RGB")
-            except (OSError, UnidentifiedImageError) as error:
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise TrainingError(f"{path} cannot be read as a photo: {error}.") from error
             if min(photo.size) < self.config.crop + 2 * MARGIN:
                 raise TrainingError(
@@ -210,6 +218,9 @@ def batches(
 
     Yields:
         (blurred, sharp), each (batch, 3, crop, crop) float32 in [-1, 1] on the stream's device.
+
+    Raises:
+        TrainingError: `batch` does not divide a block, or a photo is unreadable or too small.
     """
     config = pairs.config
     if config.pairs_per_block % batch:
@@ -218,7 +229,7 @@ def batches(
         )
     per_block = config.pairs_per_block * config.reuse // batch
     first_block, skip = divmod(first_step, per_block)
-    loader: DataLoader[tuple[Tensor, Tensor] | SharpBlock] = DataLoader(
+    loader: DataLoader[_Item] = DataLoader(
         pairs,
         batch_size=None,
         sampler=range(first_block, 2**31),
@@ -227,6 +238,8 @@ def batches(
         persistent_workers=workers > 0,
     )
     for block, item in enumerate(loader, start=first_block):
+        if isinstance(item, TrainingError):
+            raise item
         blurred, sharp = item.blur(pairs.device) if isinstance(item, SharpBlock) else item
         generator = torch.Generator().manual_seed(block * 1_000_003 + config.seed)
         order = torch.cat(

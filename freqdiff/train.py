@@ -120,6 +120,11 @@ class Training:
         data_config: DataConfig,
         validation: Validation | None = None,
     ) -> None:
+        if data_config.crop % model.alignment:
+            raise TrainingError(
+                f"Model {model.name!r} cannot train on crops of {data_config.crop} pixels: "
+                f"give a multiple of {model.alignment}."
+            )
         self.folder, self.config, self.validation = Path(folder), config, validation
         self.accelerator = Accelerator(
             log_with="tensorboard",
