@@ -22,9 +22,7 @@ WINDOW = 16
 def spectra_eager(image: Tensor) -> Tensor:
     """The features without taper and overlap, as short as torch allows."""
     blocks = image.unfold(2, WINDOW, WINDOW).unfold(3, WINDOW, WINDOW).permute(0, 2, 3, 1, 4, 5)
-    spectrum = torch.fft.rfft2(blocks)
-    spectrum = spectrum * reference.centre_signs(WINDOW, image.dtype, image.device)
-    return log_and_phase(*reference.pack_half_plane(spectrum))
+    return log_and_phase(*reference.pack_half_plane(reference.half_spectrum(blocks)))
 
 
 def log_and_phase(real: Tensor, imag: Tensor) -> Tensor:
@@ -35,9 +33,8 @@ def log_and_phase(real: Tensor, imag: Tensor) -> Tensor:
 def packed_basis() -> Tensor:
     """(P*P, P*P): pixels to the real slots, then the imaginary ones."""
     impulses = torch.eye(WINDOW**2, dtype=torch.float64).reshape(-1, WINDOW, WINDOW)
-    spectrum = torch.fft.rfft2(impulses)
-    spectrum = spectrum * reference.centre_signs(WINDOW, torch.float64, impulses.device)
-    return torch.cat(reference.pack_half_plane(spectrum), dim=-1).float()
+    slots = reference.pack_half_plane(reference.half_spectrum(impulses))
+    return torch.cat(slots, dim=-1).float()
 
 
 def spectra_gemm(image: Tensor, basis: Tensor) -> Tensor:

@@ -49,30 +49,46 @@ struct Segment {
   bool blend;
 };
 
+// The most channels that a kernel takes at once; more go in blocks.
+constexpr int kRunChannels = 16;
+
+// How channels and columns of one row lie in memory, strides in elements.
+struct PixelLayout {
+  Dtype dtype;
+  int64_t stride_channel, stride_column;
+
+  // Whether the values of a row, with all channels of each pixel together, are one dense run.
+  bool interleaved(int64_t channels) const {
+    return channels > 1 && channels <= kRunChannels && stride_channel == 1 &&
+           stride_column == channels;
+  }
+};
+
 struct StitchJob {
   const void* tiles;
-  Dtype dtype;
-  int64_t stride_tile, stride_channel, stride_row, stride_column;
+  PixelLayout tiles_layout;
+  int64_t stride_tile, stride_row;
   int64_t channels, grid_columns;
   void* image;
-  Dtype image_dtype;
-  int64_t image_stride_channel, image_stride_row, image_stride_column;
+  PixelLayout image_layout;
+  int64_t image_stride_row;
   double scale, shift;
   std::vector<Segment> rows, columns;
-  std::vector<float> row_weights, column_weights;  // of the next tile, per pixel
+  // Of the next tile, per pixel; those of the columns per value where the tiles are interleaved.
+  std::vector<float> row_weights, column_weights;
   bool stream;
 };
 
 struct ExtractJob {
   const void* image;
-  Dtype dtype;
-  int64_t stride_channel, stride_row, stride_column;
-  int64_t channels, tile_height, tile_width, grid_rows, grid_columns;
+  PixelLayout image_layout;
+  int64_t stride_row;
+  int64_t channels, tile_height, tile_width, grid_columns;
   void* tiles;
-  Dtype tiles_dtype;
-  int64_t tiles_stride_tile, tiles_stride_channel, tiles_stride_row, tiles_stride_column;
+  PixelLayout tiles_layout;
+  int64_t tiles_stride_tile, tiles_stride_row;
   double scale, shift;
-  std::vector<int32_t> rows, columns;  // image coordinates: grid_rows * tile_height, ...
+  std::vector<int32_t> rows, columns;  // image coordinates, tile after tile
   bool stream;
 };
 

@@ -5,6 +5,7 @@
 #include "scalar.h"
 #include "simd.h"
 #include "fft.h"
+#include "window_spectrum.h"
 #include "fft_features_cpu.h"
 #include "tiles_cpu.h"
 // clang-format on

@@ -150,6 +150,40 @@ FREQDIFF_INLINE void transpose(Vec<S>* rows) {
   if constexpr (2 * Step < kLanes) transpose<S, 2 * Step>(rows);
 }
 
+// Three planes of kLanes pixels to interleaved colours and back: every result takes its lanes from
+// all three vectors with two shuffles.
+template <typename Pick, size_t... Lane>
+FREQDIFF_INLINE Vec<float> pick_of_three(const Vec<float>* v, Pick, std::index_sequence<Lane...>) {
+  // Pick(lane) = vector * kLanes + lane within it.
+  const Vec<float> two = __builtin_shufflevector(
+      v[0], v[1], (Pick{}(int(Lane)) < 2 * kLanes ? Pick{}(int(Lane)) : 0)...);
+  return __builtin_shufflevector(
+      two, v[2], (Pick{}(int(Lane)) < 2 * kLanes ? int(Lane) : Pick{}(int(Lane)) - kLanes)...);
+}
+
+template <int Part>
+struct Interleaved {
+  constexpr int operator()(int lane) const {
+    return (Part * kLanes + lane) % 3 * kLanes + (Part * kLanes + lane) / 3;
+  }
+};
+
+template <int Colour>
+struct Separated {
+  constexpr int operator()(int lane) const { return 3 * lane + Colour; }
+};
+
+template <template <int> class Pick>
+FREQDIFF_INLINE void rearrange_three(Vec<float>* v) {
+  constexpr std::make_index_sequence<kLanes> lanes{};
+  const Vec<float> a = pick_of_three(v, Pick<0>{}, lanes);
+  const Vec<float> b = pick_of_three(v, Pick<1>{}, lanes);
+  const Vec<float> c = pick_of_three(v, Pick<2>{}, lanes);
+  v[0] = a;
+  v[1] = b;
+  v[2] = c;
+}
+
 // Natural logarithm of positive normal numbers, to about one unit in the last place (the polynomial
 // is that of Cephes' logf). NaN and infinity come out as NaN.
 FREQDIFF_INLINE Vec<float> log(const Vec<float>& x) {

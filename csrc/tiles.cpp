@@ -58,31 +58,6 @@ AxisPlan plan_axis(const char* axis, const Integers& starts, int64_t tile, int64
   return plan;
 }
 
-// Interleaved colours on both sides: one channel of rows that are `channels` times as long.
-void merge_channels(StitchJob& job) {
-  const int64_t channels = job.channels;
-  for (Segment& part : job.columns) {
-    for (int64_t* value : {&part.begin, &part.end, &part.offset, &part.next_offset}) {
-      *value *= channels;
-    }
-  }
-  std::vector<float> weights;
-  for (float weight : job.column_weights) weights.insert(weights.end(), channels, weight);
-  job.column_weights = std::move(weights);
-  job.channels = job.stride_column = job.image_stride_column = 1;
-}
-
-void merge_channels(ExtractJob& job) {
-  const int64_t channels = job.channels;
-  std::vector<int32_t> columns;
-  for (int32_t column : job.columns) {
-    for (int32_t c = 0; c < channels; ++c) columns.push_back(int32_t(column * channels + c));
-  }
-  job.columns = std::move(columns);
-  job.tile_width *= channels;
-  job.channels = job.stride_column = job.tiles_stride_column = 1;
-}
-
 void check_pair(const char* name, const Integers& values) {
   STD_TORCH_CHECK(values.size() == 2 && values[0] > 0 && values[1] > 0, name, " holds ",
                   values.size(), " numbers, expected a positive height and width");
@@ -102,29 +77,23 @@ Tensor extract_tiles(const Tensor& image, Integers tile, Integers ys, Integers x
 
   ExtractJob job{};
   job.image = image.const_data_ptr();
-  job.dtype = stored_type(image.scalar_type(), "image");
-  job.stride_channel = image.stride(0);
+  job.image_layout = {stored_type(image.scalar_type(), "image"), image.stride(0), image.stride(2)};
   job.stride_row = image.stride(1);
-  job.stride_column = image.stride(2);
   job.channels = channels;
   job.tile_height = height;
   job.tile_width = width;
-  job.grid_rows = int64_t(ys.size());
   job.grid_columns = int64_t(xs.size());
   job.tiles = tiles.mutable_data_ptr();
-  job.tiles_dtype = stored_type(type, "dtype");
+  job.tiles_layout = {stored_type(type, "dtype"), 1, channels};
   job.tiles_stride_tile = height * width * channels;
-  job.tiles_stride_channel = 1;
   job.tiles_stride_row = width * channels;
-  job.tiles_stride_column = channels;
   job.scale = scale;
   job.shift = shift;
   for (int64_t y : ys) append_reflected(y, height, image.size(1), job.rows);
   for (int64_t x : xs) append_reflected(x, width, image.size(2), job.columns);
   job.stream = should_stream(tiles.numel() * int64_t(tiles.element_size()));
-  if (job.stride_channel == 1 && job.stride_column == channels) merge_channels(job);
 
-  const Kernels& set = kernels(job.dtype == Dtype::kFloat64);
+  const Kernels& set = kernels(job.image_layout.dtype == Dtype::kFloat64);
   const int64_t grain = std::max<int64_t>(1, kGrainPixels / width);
   torch::stable::parallel_for(0, count * height, grain,
                               [&](int64_t begin, int64_t end) { set.extract(job, begin, end); });
@@ -148,30 +117,26 @@ Tensor stitch_tiles(const Tensor& tiles, Integers ys, Integers xs, Integers size
   AxisPlan columns = plan_axis("x", xs, tiles.size(3), width, margin);
   StitchJob job{};
   job.tiles = tiles.const_data_ptr();
-  job.dtype = stored_type(tiles.scalar_type(), "tiles");
+  job.tiles_layout = {stored_type(tiles.scalar_type(), "tiles"), tiles.stride(1), tiles.stride(3)};
   job.stride_tile = tiles.stride(0);
-  job.stride_channel = tiles.stride(1);
   job.stride_row = tiles.stride(2);
-  job.stride_column = tiles.stride(3);
   job.channels = channels;
   job.grid_columns = int64_t(xs.size());
   job.image = image.mutable_data_ptr();
-  job.image_dtype = stored_type(type, "dtype");
-  job.image_stride_channel = strides[0];
+  job.image_layout = {stored_type(type, "dtype"), strides[0], strides[2]};
   job.image_stride_row = strides[1];
-  job.image_stride_column = strides[2];
   job.scale = scale;
   job.shift = shift;
   job.rows = std::move(rows.segments);
   job.row_weights = std::move(rows.weights);
   job.columns = std::move(columns.segments);
-  job.column_weights = std::move(columns.weights);
-  job.stream = should_stream(image.numel() * int64_t(image.element_size()));
-  if (channels_last && job.stride_channel == 1 && job.stride_column == channels) {
-    merge_channels(job);
+  const int64_t repeats = job.tiles_layout.interleaved(channels) ? channels : 1;
+  for (float weight : columns.weights) {
+    job.column_weights.insert(job.column_weights.end(), repeats, weight);
   }
+  job.stream = should_stream(image.numel() * int64_t(image.element_size()));
 
-  const Kernels& set = kernels(job.dtype == Dtype::kFloat64);
+  const Kernels& set = kernels(job.tiles_layout.dtype == Dtype::kFloat64);
   const int64_t grain = std::max<int64_t>(1, kGrainPixels / width);
   torch::stable::parallel_for(0, height, grain,
                               [&](int64_t begin, int64_t end) { set.stitch(job, begin, end); });

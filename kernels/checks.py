@@ -18,14 +18,14 @@ def check_dtype(name: str, dtype: torch.dtype, allowed: tuple[torch.dtype, ...])
     """TypeError unless `dtype` is one of `allowed`."""
     if dtype not in allowed:
         got = str(dtype).removeprefix("torch.")
-        raise TypeError(f"{name} has dtype {got}, expected one of {_names(allowed)}")
+        raise TypeError(f"{name} is {got}, expected one of {_names(allowed)}")
 
 
 def check_tensor(name: str, tensor: Tensor, dims: str, allowed: tuple[torch.dtype, ...]) -> None:
     """TypeError unless `tensor` is a tensor of an allowed dtype, ValueError on a wrong rank."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is a {type(tensor).__name__}, expected a torch.Tensor")
-    check_dtype(name, tensor.dtype, allowed)
+    check_dtype(f"dtype of {name}", tensor.dtype, allowed)
     if tensor.dim() != dims.count(",") + 1:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected ({dims})")
 
@@ -70,8 +70,7 @@ def check_bands(image: Tensor, window: int, radial: int, angular: int) -> None:
 def check_extract(
     image: Tensor, tile: tuple[int, int], starts: tuple[list[int], list[int]], dtype: torch.dtype
 ) -> None:
-    """Arguments of `extract_tiles`."""
-    check_tensor("image", image, "C, H, W", TILE_DTYPES)
+    """Arguments of `extract_tiles`, whose image is checked already."""
     check_dtype("dtype", dtype, TILE_DTYPES)
     if min(image.shape[1:]) < 1:
         raise ValueError(f"image has shape {tuple(image.shape)}, expected at least one pixel")
@@ -113,8 +112,7 @@ def check_stitch(
     margin: int,
     dtype: torch.dtype,
 ) -> None:
-    """Arguments of `stitch_tiles`."""
-    check_tensor("tiles", tiles, "N, C, th, tw", TILE_DTYPES)
+    """Arguments of `stitch_tiles`, whose tiles are checked already."""
     check_dtype("dtype", dtype, TILE_DTYPES)
     expected = len(starts[0]) * len(starts[1])
     if tiles.shape[0] != expected:

@@ -56,9 +56,8 @@ def fft_features_backward(
     device, dtype = values.device, values.dtype
     weights = reference.taper_weights(window, taper, dtype, device)
     weights = weights[:, None] * weights[None, :]
-    signs = reference.centre_signs(window, dtype, device)
     blocks = reference.windows_of(values, window, stride) * weights
-    real, imag = reference.pack_half_plane(torch.fft.rfft2(blocks) * signs)
+    real, imag = reference.pack_half_plane(reference.half_spectrum(blocks))
     rho = torch.sqrt(real.square() + imag.square() + reference.noise_floor(window) ** 2)
     cosine, sine = real / rho, imag / rho
 
@@ -72,6 +71,8 @@ def fft_features_backward(
     )
     sign = 1 - 2 * (torch.arange(window, device=device) % 2).to(dtype)
     spectrum = spectrum * (sign[:, None] * sign[None, :])
+    if image.numel() == 0:
+        return torch.zeros_like(image)
     block_grad = torch.fft.ifft2(spectrum, norm="forward").real * weights
     result = fold_add(block_grad, image.shape[2], image.shape[3], stride)
     if layout == "luma":

@@ -61,8 +61,3 @@ def warn_fallback(name: str, device: torch.device) -> None:
             "the slower plain-torch version runs instead (see `python -m freqdiff info`)",
             stacklevel=3,
         )
-
-
-def forget_warnings() -> None:
-    """Let the next fallback warn again."""
-    _warned.clear()

@@ -159,15 +159,12 @@ def _differentiate_stitch(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return gradients.stitch_tiles_backward(grad, *ctx.arguments), *(None,) * 8
 
 
-torch.library.register_autograd(
-    "freqdiff::fft_features", _differentiate_features, setup_context=_save_features
-)
-torch.library.register_autograd(
-    "freqdiff::extract_tiles", _differentiate_extract, setup_context=_save_extract
-)
-torch.library.register_autograd(
-    "freqdiff::stitch_tiles", _differentiate_stitch, setup_context=_save_stitch
-)
+for _name, _differentiate, _save in (
+    ("fft_features", _differentiate_features, _save_features),
+    ("extract_tiles", _differentiate_extract, _save_extract),
+    ("stitch_tiles", _differentiate_stitch, _save_stitch),
+):
+    torch.library.register_autograd(f"freqdiff::{_name}", _differentiate, setup_context=_save)
 
 
 # Public functions.
@@ -233,6 +230,7 @@ def extract_tiles(
         TypeError: unsupported dtype.
         ValueError: wrong shape.
     """
+    checks.check_tensor("image", image, "C, H, W", checks.TILE_DTYPES)
     if dtype is None:
         dtype = image.dtype if image.dtype.is_floating_point else torch.float32
     ys, xs = list(starts[0]), list(starts[1])
@@ -272,6 +270,7 @@ def stitch_tiles(
         TypeError: unsupported dtype.
         ValueError: wrong shape, an uncovered pixel or too many tiles over one.
     """
+    checks.check_tensor("tiles", tiles, "N, C, th, tw", checks.TILE_DTYPES)
     dtype = tiles.dtype if dtype is None else dtype
     ys, xs = list(starts[0]), list(starts[1])
     checks.check_stitch(tiles, (ys, xs), size, margin, dtype)

@@ -104,6 +104,15 @@ def pack_half_plane(spectrum: Tensor) -> tuple[Tensor, Tensor]:
     return real.flatten(-2), imag.flatten(-2)
 
 
+def half_spectrum(blocks: Tensor) -> Tensor:
+    """Spectrum (..., P, P/2+1) of blocks (..., P, P) with its phase origin at their centre."""
+    window = blocks.shape[-1]
+    if blocks.numel() == 0:  # some FFT libraries refuse that
+        return torch.complex(blocks, blocks)[..., : window // 2 + 1]
+    spectrum: Tensor = torch.fft.rfft2(blocks)
+    return spectrum * centre_signs(window, blocks.dtype, blocks.device)
+
+
 def fft_features(image: Tensor, window: int, stride: int, taper: str, layout: str) -> Tensor:
     """Log magnitude and phase of windowed Fourier spectra, one token per stride x stride block.
 
@@ -122,8 +131,7 @@ def fft_features(image: Tensor, window: int, stride: int, taper: str, layout: st
     values = planes(image, layout)
     weights = taper_weights(window, taper, values.dtype, values.device)
     blocks = windows_of(values, window, stride) * (weights[:, None] * weights[None, :])
-    spectrum = torch.fft.rfft2(blocks) * centre_signs(window, values.dtype, values.device)
-    real, imag = pack_half_plane(spectrum)
+    real, imag = pack_half_plane(half_spectrum(blocks))
     rho = torch.sqrt(real.square() + imag.square() + noise_floor(window) ** 2)
     features = torch.stack((rho.log(), real / rho, imag / rho), dim=-2)
     return features.flatten(-3).to(image.dtype if image.is_floating_point() else torch.float32)
@@ -225,6 +233,11 @@ def blend_plan(
     return first.to(device), second.to(device), weight.float().to(device)
 
 
+def blend(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    """first + weight (second - first); where the weight is 0, `first` alone, infinities as well."""
+    return torch.where(weight == 0, first, first + weight * (second - first))
+
+
 def stitch_tiles(
     tiles: Tensor,
     ys: Sequence[int],
@@ -249,10 +262,11 @@ def stitch_tiles(
 
     first, second, weight = blend_plan(xs, tile_width, width, margin, tiles.device)
     left, right = strips.index_select(2, first), strips.index_select(2, second)
-    rows = left + weight.to(values.dtype) * (right - left)
+    rows = blend(left, right, weight.to(values.dtype))
     first, second, weight = blend_plan(ys, tile_height, height, margin, tiles.device)
     upper, lower = rows.index_select(1, first), rows.index_select(1, second)
-    image = finish(upper + weight.to(values.dtype)[:, None] * (lower - upper), dtype, scale, shift)
+    blended = blend(upper, lower, weight.to(values.dtype)[:, None])
+    image = finish(blended, dtype, scale, shift)
     if channels_last:
         return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     return image.contiguous()

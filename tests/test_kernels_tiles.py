@@ -78,7 +78,7 @@ def test_dtype_pairs(level: str, source: torch.dtype, target: torch.dtype) -> No
             assert_same_up_to_rounding(result, expected, source)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 0])
+@pytest.mark.parametrize("channels", [1, 2, 3, 17, 0])
 @pytest.mark.parametrize(
     ("starts", "tile", "size", "margin"),
     [
@@ -122,6 +122,17 @@ def test_rows_longer_than_the_buffer_of_the_kernel(level: str) -> None:
     with ops.reference_only():
         expected = ops.stitch_tiles(noisy, starts, (60, 3200), margin=4)
     assert_same_up_to_rounding(result, expected, result.dtype)
+
+
+@pytest.mark.parametrize("stored", [torch.channels_last, torch.contiguous_format], ids=str)
+def test_results_too_large_for_the_caches(level: str, stored: torch.memory_format) -> None:
+    image = photo(3, 1201, 1203)
+    starts = ([-5, 700], [-3, 600])
+    tiles = ops.extract_tiles(image, (720, 640), starts)
+    assert tiles.numel() * 4 > 2**24
+    assert image.numel() * 4 > 2**24
+    stitched = ops.stitch_tiles(tiles.contiguous(memory_format=stored), starts, image.shape[1:])
+    assert torch.equal(stitched, image)
 
 
 def test_margin_keeps_the_borders_of_tiles_out(level: str) -> None:
@@ -197,9 +208,11 @@ def test_three_tiles_over_a_pixel() -> None:
 
 def test_other_errors() -> None:
     image = torch.zeros(3, 8, 8)
-    with pytest.raises(TypeError, match="image has dtype int64, expected one of float32"):
+    with pytest.raises(TypeError, match="dtype of image is int64, expected one of float32"):
         ops.extract_tiles(image.long(), (4, 4), ([0], [0]))
-    with pytest.raises(TypeError, match="dtype has dtype int8, expected one of"):
+    with pytest.raises(TypeError, match="image is a list, expected a torch"):
+        ops.extract_tiles([[0.0]], (4, 4), ([0], [0]))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="dtype is int8, expected one of"):
         ops.extract_tiles(image, (4, 4), ([0], [0]), dtype=torch.int8)
     with pytest.raises(ValueError, match=r"image has shape \(8, 8\), expected \(C, H, W\)"):
         ops.extract_tiles(image[0], (4, 4), ([0], [0]))
