@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "check.h"
+#include "parallel.h"
 #include "reflect.h"
 
 namespace freqdiff {
@@ -73,9 +74,8 @@ Tensor fft_features(const Tensor& input, int64_t window, int64_t stride, const s
   job.features_dtype = stored_type(type, "features");
   job.stream = should_stream(features.numel() * int64_t(features.element_size()));
   const Kernels& set = kernels(job.dtype == Dtype::kFloat64);
-  torch::stable::parallel_for(0, groups(job, set), 1, [&](int64_t begin, int64_t end) {
-    set.features_forward(job, begin, end);
-  });
+  parallel_pieces(groups(job, set), 1,
+                  [&](int64_t begin, int64_t end) { set.features_forward(job, begin, end); });
   return features;
 }
 
@@ -102,12 +102,10 @@ Tensor fft_features_backward(const Tensor& grad_input, const Tensor& input, int6
   job.window_grad = window_grad.mutable_data_ptr();
   job.image_grad = image_grad.mutable_data_ptr();
   const Kernels& set = kernels(wide);
-  torch::stable::parallel_for(0, groups(job, set), 1, [&](int64_t begin, int64_t end) {
-    set.features_backward(job, begin, end);
-  });
-  torch::stable::parallel_for(0, job.batch * job.height, 16, [&](int64_t begin, int64_t end) {
-    set.features_gather(job, begin, end);
-  });
+  parallel_pieces(groups(job, set), 1,
+                  [&](int64_t begin, int64_t end) { set.features_backward(job, begin, end); });
+  parallel_pieces(job.batch * job.height, 16,
+                  [&](int64_t begin, int64_t end) { set.features_gather(job, begin, end); });
   return image_grad;
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "check.h"
+#include "parallel.h"
 #include "reflect.h"
 
 namespace freqdiff {
@@ -95,8 +96,8 @@ Tensor extract_tiles(const Tensor& image, Integers tile, Integers ys, Integers x
 
   const Kernels& set = kernels(job.image_layout.dtype == Dtype::kFloat64);
   const int64_t grain = std::max<int64_t>(1, kGrainPixels / width);
-  torch::stable::parallel_for(0, count * height, grain,
-                              [&](int64_t begin, int64_t end) { set.extract(job, begin, end); });
+  parallel_pieces(count * height, grain,
+                  [&](int64_t begin, int64_t end) { set.extract(job, begin, end); });
   return tiles;
 }
 
@@ -138,8 +139,7 @@ Tensor stitch_tiles(const Tensor& tiles, Integers ys, Integers xs, Integers size
 
   const Kernels& set = kernels(job.tiles_layout.dtype == Dtype::kFloat64);
   const int64_t grain = std::max<int64_t>(1, kGrainPixels / width);
-  torch::stable::parallel_for(0, height, grain,
-                              [&](int64_t begin, int64_t end) { set.stitch(job, begin, end); });
+  parallel_pieces(height, grain, [&](int64_t begin, int64_t end) { set.stitch(job, begin, end); });
   return image;
 }
 
