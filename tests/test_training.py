@@ -1,0 +1,412 @@
+"""Training: the recipe, the data stream, exact resume, divergence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from toys import TOY, picture, random_denoiser
+
+from freqdiff import atomic, train
+from freqdiff.checkpoint import load_model
+from freqdiff.data import DataConfig, PairBlocks, batches, list_photos
+from freqdiff.denoiser import Denoiser
+from freqdiff.diffusion import Objective
+from freqdiff.errors import OutputError, TrainingError
+from freqdiff.train import TrainConfig, Training, learning_rate, training_loss
+from freqdiff.validation import Validation
+
+STATE = "state.safetensors"
+DATA = DataConfig(crop=16, pairs_per_block=8, reuse=2, candidates=1)
+RECIPE = TrainConfig(steps=10, batch=4, warmup=2, save_every=4, validate_every=1000)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "inner").mkdir()
+    Image.fromarray(picture(300, 400, "coffee")).save(folder / "coffee.png")
+    Image.fromarray(picture(256, 256)).save(folder / "inner" / "astronaut.JPG", quality=95)
+    (folder / "notes.txt").write_text("not a photo", encoding="utf-8")
+    return folder
+
+
+def begin(folder: Path, photos: Path, **changes: object) -> Training:
+    recipe = dataclasses.replace(RECIPE, **changes)  # type: ignore[arg-type]
+    return Training(folder, photos, TOY, recipe, DATA)
+
+
+def run(training: Training, until: int | None = None) -> list[float]:
+    """Train, and die without warning before step `until`; returns the losses."""
+    losses, advance = [], training._advance
+
+    def watched(y: Tensor, x0: Tensor) -> float:
+        if training.step == until:
+            raise KeyboardInterrupt
+        losses.append(advance(y, x0))
+        return losses[-1]
+
+    training._advance = watched  # type: ignore[method-assign]
+    try:
+        training.run(progress=False)
+    except KeyboardInterrupt:
+        assert until is not None
+    return losses
+
+
+def test_learning_rate() -> None:
+    config = TrainConfig(steps=1000, learning_rate=2.0, warmup=100, decay_share=0.25)
+    rates = [learning_rate(config, step) for step in range(1000)]
+    assert rates[0] == 2 / 100
+    assert rates[49] == 1
+    assert rates[99:751] == [2.0] * 652
+    assert rates[875] == pytest.approx(1)
+    assert 0 < rates[999] <= 2 / 250 + 1e-12
+    assert learning_rate(config, 1000) == 0
+
+    cosine = dataclasses.replace(config, schedule="cosine", warmup=1)
+    assert learning_rate(cosine, 0) == 2
+    assert learning_rate(cosine, 500) == pytest.approx(1)
+    assert learning_rate(cosine, 250) == pytest.approx(1 + math.sqrt(0.5))
+    assert learning_rate(cosine, 1000) == 0
+
+
+def some_pairs(count: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x0 = 1.6 * torch.rand((count, 3, 16, 16), generator=generator) - 0.8
+    return x0 + 0.1 * torch.randn(x0.shape, generator=generator), x0
+
+
+def test_loss_of_the_untrained_model() -> None:
+    """One step from pure noise gives y: the error of F is (x0 - y) / r."""
+    y, x0 = some_pairs()
+    recipe = TrainConfig(terminal_share=1, spectral_loss=0, relative_floor=0.25)
+    model = Denoiser(TOY)
+    loss = training_loss(model, TOY, recipe, y, x0, torch.Generator().manual_seed(0))
+    blur = (x0 - y).square().mean((1, 2, 3)) / TOY.residual_std**2
+    assert float(loss.detach()) == pytest.approx(float((blur / (blur + 0.25)).mean()), rel=1e-5)
+    more = dataclasses.replace(recipe, spectral_loss=0.1)
+    spectral = training_loss(model, TOY, more, y, x0, torch.Generator().manual_seed(0)) - loss
+    # The mean of |N(0, 1) + i N(0, 1)| / sqrt(2) over the spectrum of unit noise is sqrt(pi) / 2.
+    expected = 0.1 * math.sqrt(math.pi) / 2 * float((blur.sqrt() / (blur + 0.25).sqrt()).mean())
+    assert float(spectral.detach()) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "v"])
+def test_loss_of_the_other_objectives_is_the_error_of_their_target(objective: Objective) -> None:
+    """Untrained, F is 0 and its target has unit variance (v: where the noise is strong)."""
+    config = dataclasses.replace(TOY, objective=objective)
+    y, x0 = some_pairs(64)
+    recipe = TrainConfig(terminal_share=1 if objective == "v" else 0, spectral_loss=0)
+    loss = training_loss(Denoiser(config), config, recipe, y, x0, torch.Generator().manual_seed(0))
+    blur = (x0 - y).square().mean((1, 2, 3)) / config.residual_std**2
+    weight = float((1 / (blur + recipe.relative_floor)).mean())
+    target = float(x0.square().mean()) if objective == "v" else 1.0
+    assert float(loss.detach()) / weight == pytest.approx(target, rel=0.05)
+
+
+@pytest.mark.parametrize("objective", ["anchored", "epsilon", "v"])
+def test_loss_falls(photos: Path, tmp_path: Path, objective: Objective) -> None:
+    """Eight pairs, seen again and again."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(TOY, objective=objective)
+    recipe = dataclasses.replace(
+        RECIPE, steps=60, batch=8, learning_rate=3e-3, save_every=1000, decay_share=0.2
+    )
+    data = dataclasses.replace(DATA, reuse=100)
+    training = Training(tmp_path, photos, config, recipe, data)
+    losses = run(training)
+    assert len(losses) == 60
+    assert np.mean(losses[-15:]) < 0.85 * np.mean(losses[:15])
+
+
+def test_interrupted_and_resumed_is_uninterrupted(photos: Path, tmp_path: Path) -> None:
+    whole = begin(tmp_path / "whole", photos)
+    losses = run(whole)
+    assert len(losses) == 10
+
+    # Steps 4 to 6 are done, but not saved, when the run dies.
+    first = begin(tmp_path / "parts", photos)
+    assert not first.resume()
+    assert run(first, until=7) == losses[:7]
+    second = begin(tmp_path / "parts", photos)
+    assert second.resume()
+    assert second.step == 4
+    assert run(second) == losses[4:]
+    states = [load_file(tmp_path / name / STATE) for name in ("whole", "parts")]
+    assert_same_state(*states)
+    assert any(name.startswith("exp_avg_sq.") for name in states[0])
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    # The average is another thing than the weights, and it is what is shipped.
+    name = "unet.output.weight"
+    assert not torch.equal(states[0][f"ema.{name}"], states[0][f"model.{name}"])
+    shipped = load_model(tmp_path / "whole" / "model").state_dict()[name]
+    assert torch.equal(shipped, states[0][f"ema.{name}"].half().float())
+
+
+def assert_same_state(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_uninterrupted(photos: Path, tmp_path: Path) -> None:
+    """SIGKILL at a random moment, also in the middle of a save."""
+    steps = 24
+    begun = tmp_path / "begun"
+    # The same threads, for the same rounding; slow enough to be killed in time.
+    script = f"""
+        import sys, time, torch
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from test_training import begin
+        torch.set_num_threads({torch.get_num_threads()})
+        training = begin(Path(sys.argv[1]), Path(sys.argv[2]), steps={steps}, save_every=1)
+        advance = training._advance
+        training._advance = lambda y, x0: time.sleep(0.05) or advance(y, x0)
+        training.run(progress=False)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(begun), str(photos)]
+    process = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 30
+        while not (begun / STATE).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.5))
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = begin(begun, photos, steps=steps, save_every=1)
+    assert resumed.resume()
+    done = resumed.step
+    assert 1 <= done < steps
+    last = run(resumed)
+
+    whole = begin(tmp_path / "whole", photos, steps=steps, save_every=1)
+    losses = run(whole)
+    assert last == losses[done:]
+    assert_same_state(load_file(begun / STATE), load_file(tmp_path / "whole" / STATE))
+
+
+def test_other_settings_are_refused(photos: Path, tmp_path: Path) -> None:
+    run(begin(tmp_path, photos, steps=1))
+    before = (tmp_path / STATE).read_bytes()
+    assert begin(tmp_path, photos, steps=20).resume(), "a run may be made longer"
+    others = [
+        begin(tmp_path, photos, learning_rate=1.0),
+        Training(tmp_path, photos, TOY, RECIPE, dataclasses.replace(DATA, crop=32)),
+        Training(tmp_path, photos, dataclasses.replace(TOY, embedding=32), RECIPE, DATA),
+    ]
+    for other in others:
+        with pytest.raises(TrainingError, match="was written by a run with other settings; give"):
+            other.resume()
+    assert (tmp_path / STATE).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "foreign"])
+def test_damaged_state(photos: Path, tmp_path: Path, damage: str) -> None:
+    training = begin(tmp_path, photos)
+    training.save()
+    content = (tmp_path / STATE).read_bytes()
+    if damage == "foreign":
+        (tmp_path / "model" / "model.safetensors").replace(tmp_path / STATE)
+    else:
+        (tmp_path / STATE).write_bytes(content[:1000] if damage == "cut" else b"text")
+    with pytest.raises(TrainingError, match=r"state\.safetensors (is not a|was written by a run)"):
+        training.resume()
+
+
+@pytest.mark.parametrize("cause", ["learning rate", "nan", "explosion"])
+def test_divergence_stops_and_keeps_the_last_state(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    run(begin(tmp_path, photos, steps=4))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    assert len(before) == 2
+    training = begin(tmp_path, photos, steps=300)
+    assert training.resume()
+    if cause == "learning rate":
+        monkeypatch.setattr(train, "learning_rate", lambda config, step: 1e12)
+    elif cause == "nan":
+        loss = train.training_loss
+
+        def poisoned(*arguments: object) -> Tensor:
+            return loss(*arguments) * (torch.nan if training.step == 6 else 1)  # type: ignore
+
+        monkeypatch.setattr(train, "training_loss", poisoned)
+    else:
+        # Without any infinity: the last 20 losses far above what was usual.
+        training._recent = [0.5] * 199
+        monkeypatch.setattr(train, "training_loss", lambda model, *_: sum_of(model) * 0 + 100)
+    message = r"^Training diverged at step \d+ .*the last state in .* is intact; lower the learning"
+    with pytest.raises(TrainingError, match=message):
+        training.run(progress=False)
+    if cause == "nan":
+        assert training.step == 6
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
+
+
+def sum_of(model: torch.nn.Module) -> Tensor:
+    return torch.stack([value.sum() for value in model.parameters()]).sum()
+
+
+def test_full_disk_while_saving(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = begin(tmp_path, photos)
+    training.save()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def fill(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:100])
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(atomic, "_write_and_sync", fill)
+    training.step = 3
+    with pytest.raises(OutputError, match="the disk is full"):
+        training.save()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_time_budget(photos: Path, tmp_path: Path) -> None:
+    training = begin(tmp_path, photos, steps=100_000)
+    training.run(seconds=0.3, progress=False)
+    assert 1 <= training.step < 1000
+    again = begin(tmp_path, photos, steps=100_000)
+    assert again.resume()
+    assert again.step == training.step
+    assert again.seconds >= 0.3
+
+
+def test_start_from_other_weights(photos: Path, tmp_path: Path) -> None:
+    weights = random_denoiser(seed=5)
+    training = begin(tmp_path, photos)
+    training.start_from(weights)
+    for name, value in training.averaged().named_parameters():
+        assert torch.equal(value, dict(weights.named_parameters())[name])
+    with pytest.raises(TrainingError, match="architecture is not that of 'toy'"):
+        training.start_from(random_denoiser(dataclasses.replace(TOY, embedding=32)))
+
+
+def test_validation_is_measured_and_drawn(photos: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=4, validate_every=2)
+    validation = Validation(photos, count=6, crop=64)
+    training = Training(tmp_path, photos, TOY, recipe, DATA, validation)
+    training.run(progress=False)
+    lines = (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    history = [json.loads(line) for line in lines]
+    assert [entry["step"] for entry in history] == [2, 4]
+    assert all(10 < entry["input"] < 60 for entry in history)
+    facts = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert facts["training"]["steps"] == 4
+    assert facts["training"]["history"] == history
+    with Image.open(tmp_path / "val_0000004.png") as strip:
+        assert strip.size == (6 * 64, 3 * 64)
+
+    untrained = validation.measure(Denoiser(TOY))
+    assert untrained["gain"] == 0
+    assert untrained["input"] == history[0]["input"]
+    assert untrained["unharmed"] == 90
+    assert torch.equal(Validation(photos, count=6, crop=64).blurred, validation.blurred)
+
+
+def test_photos_are_found_below_the_folder(photos: Path) -> None:
+    names = [path.name for path in list_photos(photos)]
+    assert names == ["coffee.png", "astronaut.JPG"]
+
+
+def test_stream_is_a_function_of_seed_and_step(photos: Path) -> None:
+    def take(first: int, count: int, workers: int = 0, seed: int = 0) -> list[Tensor]:
+        pairs = PairBlocks(photos, dataclasses.replace(DATA, seed=seed))
+        stream = batches(pairs, 4, first, workers)
+        return [torch.cat(next(stream)) for _ in range(count)]
+
+    # Blocks of 8 pairs, shown twice, are 4 steps of 4.
+    whole = take(0, 10)
+    assert whole[0].shape == (8, 3, 16, 16)
+    assert float(whole[0].abs().max()) <= 1
+    for first, workers in ((0, 1), (3, 0), (4, 0), (6, 1)):
+        for ours, expected in zip(take(first, 10 - first, workers), whole[first:], strict=True):
+            assert torch.equal(ours, expected)
+    assert not torch.equal(take(0, 1, seed=1)[0], whole[0])
+    assert not torch.equal(whole[0], whole[4])
+
+
+def test_pairs_are_aligned_and_blurred(photos: Path) -> None:
+    data = dataclasses.replace(DATA, crop=64, pairs_per_block=32)
+    blurred, sharp = (v.float() / 255 for v in PairBlocks(photos, data).pairs(0))
+    assert blurred.shape == sharp.shape == (32, 3, 64, 64)
+    errors = []
+    for dy, dx in ((0, 0), (0, 6), (6, 0), (0, -6), (-6, 0)):
+        moved = torch.roll(blurred, (dy, dx), (2, 3))[..., 8:-8, 8:-8]
+        errors.append(float((moved - sharp[..., 8:-8, 8:-8]).square().mean()))
+    assert errors[0] < 0.7 * min(errors[1:])
+    fine = [float(v.diff(dim=3).abs().mean()) for v in (blurred, sharp)]
+    assert fine[0] < 0.8 * fine[1]
+
+
+def first_batch(folder: Path, workers: int = 0, batch: int = 4) -> None:
+    next(batches(PairBlocks(folder, DATA), batch, 0, workers))
+
+
+def test_folders_without_photos(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"missing is not a folder; give a folder of sharp"):
+        list_photos(tmp_path / "missing")
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"holds no photos \(\.bmp, "):
+        list_photos(tmp_path)
+    with pytest.raises(TrainingError, match="is not a folder"):
+        list_photos(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_corrupt_photo(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "text.jpg").write_text("not a photo", encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"text\.jpg cannot be read as a photo") as caught:
+        first_batch(tmp_path, workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_cut_photo(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    Image.fromarray(picture(256, 256)).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(TrainingError, match=r"cut\.jpg cannot be read as a photo"):
+        first_batch(tmp_path)
+
+
+def test_small_photo(tmp_path: Path) -> None:
+    Image.fromarray(picture(60, 200)).save(tmp_path / "small.png")
+    message = r"small\.png is 200x60; training on crops of 16 needs 80 pixels a side\.$"
+    with pytest.raises(TrainingError, match=message):
+        first_batch(tmp_path)
+
+
+def test_batch_must_divide_a_block(photos: Path) -> None:
+    with pytest.raises(TrainingError, match=r"^batch is 3, expected a divisor of pairs_per_block"):
+        first_batch(photos, batch=3)
+
+
+def test_crop_must_fit_the_network(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError,
+        match=r"^Model 'toy' cannot train on crops of 20 pixels: give a multiple of 8\.$",
+    ):
+        Training(tmp_path, photos, TOY, RECIPE, dataclasses.replace(DATA, crop=20))
