@@ -54,8 +54,7 @@ def test_anchored_is_the_posterior_mean(t: int) -> None:
     tau = (1 / R**2 + a**2 / s**2) ** -0.5
     mu = tau**2 * (y / R**2 + a * x_t / s**2)
     z = c.network_input(x_t, y)
-    spread = math.sqrt(a**2 * R**2 + s**2)
-    torch.testing.assert_close(z, (x_t - a * y) / spread, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(z, (mu - y) / R, rtol=1e-10, atol=1e-12)
     result = c.denoised(raw, torch.ones(1, 1, 1, 1).double(), z, x_t, y)
     torch.testing.assert_close(result, mu + tau * raw, rtol=1e-10, atol=1e-12)
     # The closed gate leaves the anchor itself.
@@ -67,12 +66,14 @@ def test_anchored_at_pure_noise_is_regression_from_the_photo() -> None:
     c = double("anchored", 0.0)
     assert float(c.scale) == pytest.approx(R, rel=1e-15)
     assert float(c.output_y) == 1
-    assert float(c.output_z) == float(c.output_x) == float(c.input_y) == 0
+    # The network sees nothing of the noise.
+    assert float(c.input_x) == float(c.input_y) == float(c.output_x) == 0
 
 
 @pytest.mark.parametrize("t", TIMES)
-def test_anchored_target_and_input_have_unit_variance(t: int) -> None:
-    """For x0 | y ~ N(y, r^2): one sigma in, one sigma out, at every noise level."""
+def test_anchored_target_has_unit_variance(t: int) -> None:
+    """For x0 | y ~ N(y, r^2): F is asked for one sigma at every noise level, and for what z, the
+    share of x0 that x_t tells, does not tell already."""
     a, s = level(t)
     count = 200_000
     y, residual, noise = (random(1, 1, 1, count, seed=seed) for seed in (1, 2, 3))
@@ -82,11 +83,12 @@ def test_anchored_target_and_input_have_unit_variance(t: int) -> None:
     z = c.network_input(x_t, y)
     open_gate = torch.ones(1, 1, 1, 1).double()
     target = (x0 - c.denoised(0 * z, open_gate, z, x_t, y)) / c.scale
-    # Six standard errors of a sample variance.
-    for value in (z, target):
-        assert float(value.var()) == pytest.approx(1, abs=6 * math.sqrt(2 / count))
-        assert abs(float(value.mean())) < 6 / math.sqrt(count)
-    assert abs(float((z * target).mean())) < 6 / math.sqrt(count)
+    told = a**2 * R**2 / (a**2 * R**2 + s**2)
+    # Six standard errors of a sample's variance and mean.
+    for value, variance in ((z, told), (target, 1.0)):
+        assert float(value.var()) == pytest.approx(variance, rel=6 * math.sqrt(2 / count))
+        assert abs(float(value.mean())) < 6 * math.sqrt(variance / count)
+    assert abs(float((z * target).mean())) < 6 * math.sqrt(told / count)
 
 
 @pytest.mark.parametrize("t", TIMES[:-1])

@@ -1,4 +1,4 @@
-"""Training: the recipe, the data stream, exact resume, divergence."""
+"""Training: the recipe, exact resume, divergence."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from toys import TOY, picture, random_denoiser
+from toys import SMALL_PAIRS as DATA
+from toys import TOY, random_denoiser, write_photos
 
 from freqdiff import atomic, train
 from freqdiff.checkpoint import load_model
-from freqdiff.data import DataConfig, PairBlocks, batches, list_photos
 from freqdiff.denoiser import Denoiser
 from freqdiff.diffusion import Objective
 from freqdiff.errors import OutputError, TrainingError
@@ -32,18 +33,21 @@ from freqdiff.train import TrainConfig, Training, learning_rate, training_loss
 from freqdiff.validation import Validation
 
 STATE = "state.safetensors"
-DATA = DataConfig(crop=16, pairs_per_block=8, reuse=2, candidates=1)
 RECIPE = TrainConfig(steps=10, batch=4, warmup=2, save_every=4, validate_every=1000)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """These models are too small to share out: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    (folder / "inner").mkdir()
-    Image.fromarray(picture(300, 400, "coffee")).save(folder / "coffee.png")
-    Image.fromarray(picture(256, 256)).save(folder / "inner" / "astronaut.JPG", quality=95)
-    (folder / "notes.txt").write_text("not a photo", encoding="utf-8")
-    return folder
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 def begin(folder: Path, photos: Path, **changes: object) -> Training:
@@ -122,17 +126,14 @@ def test_loss_of_the_other_objectives_is_the_error_of_their_target(objective: Ob
 
 @pytest.mark.parametrize("objective", ["anchored", "epsilon", "v"])
 def test_loss_falls(photos: Path, tmp_path: Path, objective: Objective) -> None:
-    """Eight pairs, seen again and again."""
-    torch.manual_seed(0)
+    """Eight pairs, seen again and again; the floor weighs them about alike."""
     config = dataclasses.replace(TOY, objective=objective)
-    recipe = dataclasses.replace(
-        RECIPE, steps=60, batch=8, learning_rate=3e-3, save_every=1000, decay_share=0.2
-    )
+    changes = {"learning_rate": 3e-3, "decay_share": 0.2, "relative_floor": 4.0}
+    recipe = dataclasses.replace(RECIPE, steps=40, batch=8, save_every=1000, **changes)
     data = dataclasses.replace(DATA, reuse=100)
-    training = Training(tmp_path, photos, config, recipe, data)
-    losses = run(training)
-    assert len(losses) == 60
-    assert np.mean(losses[-15:]) < 0.85 * np.mean(losses[:15])
+    losses = run(Training(tmp_path, photos, config, recipe, data))
+    assert len(losses) == 40
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
 
 def test_interrupted_and_resumed_is_uninterrupted(photos: Path, tmp_path: Path) -> None:
@@ -325,83 +326,6 @@ def test_validation_is_measured_and_drawn(photos: Path, tmp_path: Path) -> None:
     assert untrained["input"] == history[0]["input"]
     assert untrained["unharmed"] == 90
     assert torch.equal(Validation(photos, count=6, crop=64).blurred, validation.blurred)
-
-
-def test_photos_are_found_below_the_folder(photos: Path) -> None:
-    names = [path.name for path in list_photos(photos)]
-    assert names == ["coffee.png", "astronaut.JPG"]
-
-
-def test_stream_is_a_function_of_seed_and_step(photos: Path) -> None:
-    def take(first: int, count: int, workers: int = 0, seed: int = 0) -> list[Tensor]:
-        pairs = PairBlocks(photos, dataclasses.replace(DATA, seed=seed))
-        stream = batches(pairs, 4, first, workers)
-        return [torch.cat(next(stream)) for _ in range(count)]
-
-    # Blocks of 8 pairs, shown twice, are 4 steps of 4.
-    whole = take(0, 10)
-    assert whole[0].shape == (8, 3, 16, 16)
-    assert float(whole[0].abs().max()) <= 1
-    for first, workers in ((0, 1), (3, 0), (4, 0), (6, 1)):
-        for ours, expected in zip(take(first, 10 - first, workers), whole[first:], strict=True):
-            assert torch.equal(ours, expected)
-    assert not torch.equal(take(0, 1, seed=1)[0], whole[0])
-    assert not torch.equal(whole[0], whole[4])
-
-
-def test_pairs_are_aligned_and_blurred(photos: Path) -> None:
-    data = dataclasses.replace(DATA, crop=64, pairs_per_block=32)
-    blurred, sharp = (v.float() / 255 for v in PairBlocks(photos, data).pairs(0))
-    assert blurred.shape == sharp.shape == (32, 3, 64, 64)
-    errors = []
-    for dy, dx in ((0, 0), (0, 6), (6, 0), (0, -6), (-6, 0)):
-        moved = torch.roll(blurred, (dy, dx), (2, 3))[..., 8:-8, 8:-8]
-        errors.append(float((moved - sharp[..., 8:-8, 8:-8]).square().mean()))
-    assert errors[0] < 0.7 * min(errors[1:])
-    fine = [float(v.diff(dim=3).abs().mean()) for v in (blurred, sharp)]
-    assert fine[0] < 0.8 * fine[1]
-
-
-def first_batch(folder: Path, workers: int = 0, batch: int = 4) -> None:
-    next(batches(PairBlocks(folder, DATA), batch, 0, workers))
-
-
-def test_folders_without_photos(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"missing is not a folder; give a folder of sharp"):
-        list_photos(tmp_path / "missing")
-    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
-    with pytest.raises(TrainingError, match=r"holds no photos \(\.bmp, "):
-        list_photos(tmp_path)
-    with pytest.raises(TrainingError, match="is not a folder"):
-        list_photos(tmp_path / "notes.txt")
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_corrupt_photo(tmp_path: Path, workers: int) -> None:
-    (tmp_path / "text.jpg").write_text("not a photo", encoding="utf-8")
-    with pytest.raises(TrainingError, match=r"text\.jpg cannot be read as a photo") as caught:
-        first_batch(tmp_path, workers)
-    assert "\n" not in str(caught.value)
-
-
-def test_cut_photo(tmp_path: Path) -> None:
-    path = tmp_path / "cut.jpg"
-    Image.fromarray(picture(256, 256)).save(path)
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(TrainingError, match=r"cut\.jpg cannot be read as a photo"):
-        first_batch(tmp_path)
-
-
-def test_small_photo(tmp_path: Path) -> None:
-    Image.fromarray(picture(60, 200)).save(tmp_path / "small.png")
-    message = r"small\.png is 200x60; training on crops of 16 needs 80 pixels a side\.$"
-    with pytest.raises(TrainingError, match=message):
-        first_batch(tmp_path)
-
-
-def test_batch_must_divide_a_block(photos: Path) -> None:
-    with pytest.raises(TrainingError, match=r"^batch is 3, expected a divisor of pairs_per_block"):
-        first_batch(photos, batch=3)
 
 
 def test_crop_must_fit_the_network(photos: Path, tmp_path: Path) -> None:

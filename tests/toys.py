@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from skimage import data
 from torch import Tensor
 
 from blursynth.scene import Recipe
+from freqdiff.data import DataConfig
 from freqdiff.deblurrer import Deblurrer
 from freqdiff.denoiser import Denoiser
 from freqdiff.model import ModelConfig
@@ -39,6 +42,9 @@ CALM = Recipe(
     jpeg=0, tone=0,
 )  # fmt: skip
 """Changes nothing; replace the fields that a test is about."""
+
+
+SMALL_PAIRS = DataConfig(crop=16, pairs_per_block=8, reuse=2, candidates=1)
 
 
 def random_denoiser(config: ModelConfig = TOY, seed: int = 0) -> Denoiser:
@@ -79,3 +85,12 @@ def picture(height: int, width: int, name: str = "astronaut") -> np.ndarray:
 def photo(height: int, width: int, name: str = "astronaut") -> Tensor:
     """The same as float32 (3, height, width) in [0, 1]."""
     return torch.from_numpy(picture(height, width, name)).permute(2, 0, 1).contiguous() / 255
+
+
+def write_photos(folder: Path) -> Path:
+    """Two photos, one of them deeper down, and a file that is none."""
+    (folder / "inner").mkdir()
+    Image.fromarray(picture(300, 400, "coffee")).save(folder / "coffee.png")
+    Image.fromarray(picture(256, 256)).save(folder / "inner" / "astronaut.JPG", quality=95)
+    (folder / "notes.txt").write_text("not a photo", encoding="utf-8")
+    return folder

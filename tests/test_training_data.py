@@ -1,0 +1,98 @@
+"""The data stream of training: pairs as a function of seed and step, and unusable photos."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from toys import SMALL_PAIRS as DATA
+from toys import picture, write_photos
+
+from freqdiff.data import PairBlocks, batches, list_photos
+from freqdiff.errors import TrainingError
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+def test_photos_are_found_below_the_folder(photos: Path) -> None:
+    names = [path.name for path in list_photos(photos)]
+    assert names == ["coffee.png", "astronaut.JPG"]
+
+
+def test_stream_is_a_function_of_seed_and_step(photos: Path) -> None:
+    def take(first: int, count: int, workers: int = 0, seed: int = 0) -> list[Tensor]:
+        pairs = PairBlocks(photos, dataclasses.replace(DATA, seed=seed))
+        stream = batches(pairs, 4, first, workers)
+        return [torch.cat(next(stream)) for _ in range(count)]
+
+    # Blocks of 8 pairs, shown twice, are 4 steps of 4.
+    whole = take(0, 10)
+    assert whole[0].shape == (8, 3, 16, 16)
+    assert float(whole[0].abs().max()) <= 1
+    for first, workers in ((0, 1), (3, 0), (4, 0), (6, 1)):
+        for ours, expected in zip(take(first, 10 - first, workers), whole[first:], strict=True):
+            assert torch.equal(ours, expected)
+    assert not torch.equal(take(0, 1, seed=1)[0], whole[0])
+    assert not torch.equal(whole[0], whole[4])
+
+
+def test_pairs_are_aligned_and_blurred(photos: Path) -> None:
+    data = dataclasses.replace(DATA, crop=64, pairs_per_block=32)
+    blurred, sharp = (v.float() / 255 for v in PairBlocks(photos, data).pairs(0))
+    assert blurred.shape == sharp.shape == (32, 3, 64, 64)
+    errors = []
+    for dy, dx in ((0, 0), (0, 6), (6, 0), (0, -6), (-6, 0)):
+        moved = torch.roll(blurred, (dy, dx), (2, 3))[..., 8:-8, 8:-8]
+        errors.append(float((moved - sharp[..., 8:-8, 8:-8]).square().mean()))
+    assert errors[0] < 0.7 * min(errors[1:])
+    fine = [float(v.diff(dim=3).abs().mean()) for v in (blurred, sharp)]
+    assert fine[0] < 0.8 * fine[1]
+
+
+def first_batch(folder: Path, workers: int = 0, batch: int = 4) -> None:
+    next(batches(PairBlocks(folder, DATA), batch, 0, workers))
+
+
+def test_folders_without_photos(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"missing is not a folder; give a folder of sharp"):
+        list_photos(tmp_path / "missing")
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"holds no photos \(\.bmp, "):
+        list_photos(tmp_path)
+    with pytest.raises(TrainingError, match="is not a folder"):
+        list_photos(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_corrupt_photo(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "text.jpg").write_text("not a photo", encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"text\.jpg cannot be read as a photo") as caught:
+        first_batch(tmp_path, workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_cut_photo(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    Image.fromarray(picture(256, 256)).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(TrainingError, match=r"cut\.jpg cannot be read as a photo"):
+        first_batch(tmp_path)
+
+
+def test_small_photo(tmp_path: Path) -> None:
+    Image.fromarray(picture(60, 200)).save(tmp_path / "small.png")
+    message = r"small\.png is 200x60; training on crops of 16 needs 80 pixels a side\.$"
+    with pytest.raises(TrainingError, match=message):
+        first_batch(tmp_path)
+
+
+def test_batch_must_divide_a_block(photos: Path) -> None:
+    with pytest.raises(TrainingError, match=r"^batch is 3, expected a divisor of pairs_per_block"):
+        first_batch(photos, batch=3)
