@@ -27,23 +27,24 @@ class Recipe:
     """
 
     shake: float = 0.36
-    video: float = 0.30
-    defocus: float = 0.13
-    mixed: float = 0.12
-    unblurred: float = 0.09
-    min_motion_px: float = 1.0
-    max_motion_px: float = 40.0
-    min_defocus_px: float = 0.8
-    max_defocus_px: float = 16.0
-    layer: float = 0.30
-    softness: float = 0.4
-    max_softness_px: float = 0.7
+    video: float = 0.32
+    defocus: float = 0.20
+    mixed: float = 0.05
+    unblurred: float = 0.07
+    min_motion_px: float = 1.5
+    max_motion_px: float = 32.0
+    min_defocus_px: float = 1.2
+    max_defocus_px: float = 12.0
+    layer: float = 0.15
+    softness: float = 0.25
+    max_softness_px: float = 0.6
     signal_domain: float = 0.5
-    tone: float = 0.6
-    max_tone: float = 1.7
-    highlights: float = 0.4
-    noise: float = 0.5
-    jpeg: float = 0.5
+    tone: float = 0.5
+    max_tone: float = 1.6
+    highlights: float = 0.3
+    noise: float = 0.25
+    jpeg: float = 0.25
+    min_quality: float = 80.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,7 @@ def sample_scene(rng: np.random.Generator, camera: Camera, width_px: int, recipe
         tone=tensor(max(1.0, maybe(recipe.tone, 1.0, recipe.max_tone))),
         highlight_gain=tensor(maybe(recipe.highlights, 0.25, 1.75)),
         iso=tensor(camera.iso * min(1.0, width_px / 4000) if rng.random() < recipe.noise else 0.0),
-        jpeg_quality=tensor(float(round(maybe(recipe.jpeg, 70, 99)))),
+        jpeg_quality=tensor(float(round(maybe(recipe.jpeg, recipe.min_quality, 99)))),
         jpeg_subsample=bool(rng.random() < 0.5),
     )
 

@@ -15,7 +15,7 @@ from freqdiff.denoiser import Denoiser
 from freqdiff.errors import FreqDiffError, InputError
 from freqdiff.model import ConditionMaps
 from freqdiff.sampling import ddim, frame_noise
-from freqdiff.tiling import TilePlan, plan_tiles
+from freqdiff.tiling import TilePlan, plan_tiles, smallest_tile
 from freqdiff_kernels import ops
 
 WHOLE_FRAME_PIXELS = 9_000_000
@@ -105,14 +105,21 @@ class Deblurrer(nn.Module):
         if image.ndim != 4 or image.shape[:2] != (1, 3) or image.numel() == 0:
             raise InputError(f"image is {tuple(image.shape)}, expected (1, 3, H, W).")
         steps = self.denoiser.config.default_steps if steps is None else steps
-        largest = tile or _automatic_tile(image)
+        config = self.denoiser.config
+        smallest = smallest_tile(config.receptive_radius, alignment=config.alignment)
+        largest = tile or _automatic_tile(image, smallest)
         while True:
             try:
                 result, tiles = self._sample(image, steps, seed, largest, callback)
                 break
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
+            except torch.OutOfMemoryError as error:
                 largest = min(largest, max(image.shape[-2:])) // 2
+                if largest < smallest:
+                    raise FreqDiffError(
+                        f"The memory of {self.device} is too small for model {self.name!r}: free "
+                        "some, or use device='cpu' or a smaller model."
+                    ) from error
+                torch.cuda.empty_cache()
         if not bool(torch.isfinite(result).all()):
             raise FreqDiffError(f"Model {self.name!r} gave values that are not finite.")
         image = image.to("cpu", torch.float32)
@@ -237,6 +244,7 @@ def _largest_change(result: Tensor, image: Tensor) -> float:
     return float(F.avg_pool2d(change, 16, ceil_mode=True).max())
 
 
-def _automatic_tile(image: Tensor) -> int:
+def _automatic_tile(image: Tensor, smallest: int) -> int:
     height, width = image.shape[-2:]
-    return max(height, width) + 64 if height * width <= WHOLE_FRAME_PIXELS else LARGEST_TILE
+    whole = height * width <= WHOLE_FRAME_PIXELS
+    return max(height, width) + 64 if whole else max(LARGEST_TILE, smallest)

@@ -47,7 +47,7 @@ class Coefficients:
     scale: Tensor
 
     def network_input(self, x_t: Tensor, y: Tensor) -> Tensor:
-        """What the network sees of x_t: unit variance at every noise level."""
+        """z: what the network sees of x_t."""
         return (self.input_x * x_t).addcmul_(self.input_y, y)
 
     def denoised(self, raw: Tensor, gate: Tensor, z: Tensor, x_t: Tensor, y: Tensor) -> Tensor:
@@ -62,9 +62,10 @@ def coefficients(
     """Preconditioning of an objective.
 
     "anchored": y is a noisy view of x0, x0 | y ~ N(y, r^2). Then
-    tau = (1/r^2 + a^2/s^2)^(-1/2), mu = y + k z with z = (x_t - a y) / sqrt(a^2 r^2 + s^2) and
-    k = tau^2 a sqrt(a^2 r^2 + s^2) / s^2, x0^ = mu + tau F. The term k z is gated by a scalar that
-    the network learns from the noise level; at its start the gate is 0 and x0^ = y.
+    tau = (1/r^2 + a^2/s^2)^(-1/2), mu = tau^2 (y/r^2 + a x_t/s^2), x0^ = mu + tau F. The network
+    sees z = (mu - y)/r, what x_t tells of x0 beyond y: its variance rises from 0 at t = 999, where
+    x_t is noise that would only disturb, to 1. The term mu - y = r z is gated by a scalar that the
+    network learns from the noise level; at its start the gate is 0 and x0^ = y.
     "epsilon" (Eq. 2 of the paper): x0^ = (x_t - s F) / a. "v": x0^ = a x_t - s F.
 
     Args:
@@ -80,10 +81,11 @@ def coefficients(
     s = (1 - a * a).clamp_min(0).sqrt()
     zero, one = torch.zeros_like(a), torch.ones_like(a)
     if objective == "anchored":
-        spread = (a * a * residual_std**2 + s * s).sqrt()
-        # tau = r s / spread and k = a r^2 / spread: the forms without division by s.
-        values = (one / spread, -a / spread, zero, one, a * residual_std**2 / spread)
-        scale = residual_std * s / spread
+        # mu - y = r^2 a (x_t - a y) / spread and tau = r s / sqrt(spread): no division by s.
+        spread = a * a * residual_std**2 + s * s
+        share = residual_std * a / spread
+        values = (share, -a * share, zero, one, torch.full_like(a, residual_std))
+        scale = residual_std * s / spread.sqrt()
     elif objective == "epsilon":
         # Near a = 0 (t > 994) x_t and F leave x0 open; a bounded divisor bounds the estimate.
         safe = a.clamp_min(5e-4)

@@ -243,7 +243,6 @@ class FreqDiffUNet(nn.Module):
             nn.ModuleList(Block(w, embedding, level in config.attention) for _ in range(count))
             for level, (w, count) in enumerate(zip(widths, config.decoder_blocks, strict=False))
         )
-        self.output_norm = ChannelNorm(widths[0])
         self.output = nn.Conv2d(widths[0], 3 * PITCH**2, 3, padding=1)
         for layer in (self.output, self.gate, self.spectrum):
             zero_layer(layer)
@@ -294,7 +293,7 @@ class FreqDiffUNet(nn.Module):
         for level in reversed(range(len(self.decoder))):
             h = add_to(F.pixel_shuffle(self.up[level](h), 2), skips[level])
             h = _run(self.decoder[level], h, embedding, origin, level)
-        raw = F.pixel_shuffle(self.output(self.output_norm(h)), PITCH)
+        raw = F.pixel_shuffle(self.output(h), PITCH)
         return raw, self.gate(embedding)[..., None, None]
 
 

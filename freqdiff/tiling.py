@@ -47,18 +47,25 @@ def plan_tiles(
     Raises:
         InputError: `largest` is too small for the overlap.
     """
-    overlap = -(-(2 * halo + blend) // alignment)
-    units = largest // alignment
-    # With shorter tiles there are lengths where three in a row would have to share pixels.
-    needed = -(-5 * overlap // 2) + 3
-    if largest < max(size) and units < needed:
+    needed = smallest_tile(halo, alignment=alignment, blend=blend)
+    if largest < max(size) and largest // alignment * alignment < needed:
         raise InputError(
             f"Tiles of {largest} px are too small: this model sees {halo} px around each pixel "
-            f"and needs tiles of at least {needed * alignment} px."
+            f"and needs tiles of at least {needed} px."
         )
-    rows, columns = (_axis(length // alignment, units, overlap) for length in size)
+    overlap = -(-(2 * halo + blend) // alignment)
+    rows, columns = (_axis(length // alignment, largest // alignment, overlap) for length in size)
     starts = (tuple(alignment * y for y in rows[1]), tuple(alignment * x for x in columns[1]))
     return TilePlan(size, (alignment * rows[0], alignment * columns[0]), starts, halo)
+
+
+def smallest_tile(halo: int, *, alignment: int = 1, blend: int = 32) -> int:
+    """Shortest `largest` that `plan_tiles` takes for every frame, in pixels.
+
+    With shorter tiles there are frames where three in a row would have to share pixels.
+    """
+    overlap = -(-(2 * halo + blend) // alignment)
+    return alignment * (-(-5 * overlap // 2) + 3)
 
 
 def _axis(length: int, largest: int, overlap: int) -> tuple[int, tuple[int, ...]]:

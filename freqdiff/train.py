@@ -51,13 +51,13 @@ class TrainConfig:
 
     steps: int = 30_000
     batch: int = 8
-    learning_rate: float = 8e-4
+    learning_rate: float = 1e-3
     warmup: int = 300
     weight_decay: float = 1e-4
     schedule: Literal["linear", "cosine"] = "linear"
     decay_share: float = 0.3
     ema: float = 0.999
-    terminal_share: float = 0.75
+    terminal_share: float = 0.9
     spectral_loss: float = 0.1
     relative_floor: float = 0.25
     validate_every: int = 1000
@@ -101,6 +101,8 @@ def training_loss(
     error = (x0_hat - x0) / scale.clamp_min(1e-4)  # the error of F
     blur = (x0 - y).square().mean((1, 2, 3)) / r**2
     weight = 1 / (blur + config.relative_floor)
+    # With more signal in x_t the loss is that of removing its noise, whatever the blur.
+    weight = torch.where(a.to(y) == 0, weight, weight.clamp(max=1))
     loss = (weight * error.square().mean((1, 2, 3))).mean()
     high = (t >= 600).to(y)
     spectrum = torch.fft.rfft2(error, norm="ortho").abs().mean((1, 2, 3))
