@@ -41,6 +41,7 @@ class Row:
     direction: str
     backend: str
     device: str
+    threads: int
     dtype: str
     median_us: float
     p20_us: float
@@ -76,7 +77,6 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         "git_dirty": bool(git("status", "--porcelain", "--", *sources)),
         "device": cpu_name() if device == "cpu" else torch.cuda.get_device_name(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -131,6 +131,7 @@ def row(
     return Row(
         **facts,
         **asdict(mine),
+        threads=torch.get_num_threads(),
         floor_us=round(bytes_moved / rate * 1e6, 1) if rate else None,
         speedup={
             name: round(other.median_us / mine.median_us, 2) for name, other in others.items()
@@ -162,7 +163,8 @@ def show(entry: Row) -> None:
     against = ", ".join(f"{ratio:.1f}x {name}" for name, ratio in entry.speedup.items())
     floor = f", floor {entry.floor_us / 1e3:.1f}" if entry.floor_us else ""
     print(
-        f"{entry.op} {entry.direction} [{entry.case}] {entry.median_us / 1e3:.2f} ms "
+        f"{entry.op} {entry.direction} [{entry.case}; {entry.dtype}; {entry.threads} threads]\n"
+        f"  {entry.median_us / 1e3:.2f} ms "
         f"({entry.p20_us / 1e3:.2f} to {entry.p80_us / 1e3:.2f}{floor}): {against}; "
         f"error {entry.max_error:.1e}",
         flush=True,

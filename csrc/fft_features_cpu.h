@@ -23,12 +23,14 @@ void forward_groups(const FeatureJob& job, int64_t begin, int64_t end) {
   constexpr int kSlots = P * P / 2, kPitch = FeatureScratch<P, S>::kPitch;
   FeatureScratch<P, S>& scratch = feature_scratch<P, S>(job);
   const int64_t channels = int64_t(job.planes()) * 3 * kSlots;
+  Group next = locate<P>(job, begin * kLanes);
   for (int64_t work = begin; work < end; ++work) {
     const int64_t first = work * kLanes;
     const int count = int(std::min<int64_t>(kLanes, job.tokens() - first));
-    const Group group = locate<P>(job, first);
+    const Group group = next;
+    next = locate<P>(job, first + kLanes);
     for (int plane = 0; plane < job.planes(); ++plane) {
-      transform_group<P, S>(job, group, plane, scratch);
+      transform_group<P, S>(job, group, plane, next, scratch);
       for (int start = 0; start < kSlots; start += kLanes) {
         for (int i = 0; i < kLanes; ++i) {
           const int u = (start + i) / (P / 2), v = (start + i) % (P / 2);
@@ -80,28 +82,24 @@ void slot_gradients(const FeatureJob& job, const T* grads, int64_t channels, int
 
 template <int P, typename S>
 void backward_groups(const FeatureJob& job, int64_t begin, int64_t end) {
-  constexpr int kWindowPitch = FeatureScratch<P, S>::kWindowPitch;
   FeatureScratch<P, S>& scratch = feature_scratch<P, S>(job);
   const int64_t channels = int64_t(job.planes()) * 3 * P * P / 2;
-  S* result = static_cast<S*>(job.window_grad);
+  Group next = locate<P>(job, begin * kLanes);
   for (int64_t work = begin; work < end; ++work) {
     const int64_t first = work * kLanes;
     const int count = int(std::min<int64_t>(kLanes, job.tokens() - first));
-    const Group group = locate<P>(job, first);
+    const Group group = next;
+    next = locate<P>(job, first + kLanes);
     for (int plane = 0; plane < job.planes(); ++plane) {
-      transform_group<P, S>(job, group, plane, scratch);
+      transform_group<P, S>(job, group, plane, next, scratch);
       with_float_type<S>(job.features_dtype, [&](auto type) {
         using T = decltype(type);
         const T* grads =
             static_cast<const T*>(job.features) + first * channels + 3 * plane * P * P / 2;
         slot_gradients<P, S, T>(job, grads, channels, count, scratch);
       });
-      transform_group_adjoint<P, S>(scratch);
-      for (int lane = 0; lane < count; ++lane) {
-        const S* source = scratch.windows + lane * kWindowPitch;
-        S* target = result + ((first + lane) * job.planes() + plane) * P * P;
-        std::memcpy(target, source, P * P * sizeof(S));
-      }
+      S* target = static_cast<S*>(job.window_grad) + (first * job.planes() + plane) * P * P;
+      transform_group_adjoint<P, S>(scratch, target, int64_t(job.planes()) * P * P, count);
     }
   }
 }

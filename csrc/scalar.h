@@ -43,6 +43,19 @@ inline T from_float(S value) {
   }
 }
 
+inline int64_t item_size(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kUint8:
+      return 1;
+    case Dtype::kFloat32:
+      return 4;
+    case Dtype::kFloat64:
+      return 8;
+    default:
+      return 2;
+  }
+}
+
 // Calls body(T{}) with the stored type of `dtype`.
 template <typename Body>
 inline void with_type(Dtype dtype, Body&& body) {
