@@ -53,7 +53,7 @@ class DataConfig:
 
     crop: int = 128
     pairs_per_block: int = 256
-    reuse: int = 6
+    reuse: int = 2
     candidates: int = 3
     min_scale: float = 0.1
     seed: int = 0
