@@ -12,7 +12,6 @@
 # next one is tried; the exit code is then 1. Needs python with torch and setuptools, pybind11,
 # pillow, safetensors, huggingface_hub, tqdm, accelerate, tensorboard and pytest.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 OUTPUT='' DATA='' VAL='' RESUME='' MINUTES=8 DRY='' PYTHON=${PYTHON:-python3}
 while (($#)); do
@@ -30,6 +29,9 @@ done
 [[ -n $DRY || -d $DATA ]] || { echo "gpu_queue.sh: --data must name a folder of photos" >&2; exit 2; }
 [[ -z $RESUME || -d $RESUME ]] || { echo "gpu_queue.sh: --resume $RESUME is no folder" >&2; exit 2; }
 mkdir -p "$OUTPUT"
+OUTPUT=$(realpath "$OUTPUT")
+DATA=${DATA:+$(realpath "$DATA")} VAL=${VAL:+$(realpath "$VAL")} RESUME=${RESUME:+$(realpath "$RESUME")}
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 DEADLINE=$(($(date +%s) + MINUTES * 60))
@@ -62,7 +64,7 @@ restore() {
   mkdir -p "$WORK/$name"
   [[ -n $RESUME ]] || return 0
   if [[ -f $RESUME/$name.state.00 ]]; then
-    cat "$RESUME/$name.state."* > "$WORK/$name/state.safetensors"
+    cat "$RESUME/$name.state."[0-9]* > "$WORK/$name/state.safetensors"
     (cd "$WORK/$name" && sha256sum --status --check "$RESUME/$name.state.sha256") ||
       { echo "$name: the parts of the state are not whole; starting from the weights"
         rm "$WORK/$name/state.safetensors"; }
@@ -94,7 +96,6 @@ train() {
   keep "$name"
 }
 
-absolute=$(realpath "$OUTPUT") && OUTPUT=$absolute
 if [[ -n $DRY ]]; then
   DATA=$WORK/photos
   step photos 60 "$PYTHON" -m benchmarks.photos "$DATA"

@@ -78,10 +78,11 @@ def kernels() -> list[str]:
     """Each operation against what else one would write, as ratios measured in one process."""
     lines = ["| operation | case | device | faster than |", "| --- | --- | --- | --- |"]
     results = [read("kernels_cpu"), read("kernels_gpu")]
-    for result in results:
-        for row in result.get("rows", []):
-            ratios = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in row["speedup"].items())
-            lines.append(f"| {row['op']} | {row['case']} | {row['device']} | {ratios} |")
+    for row in (row for result in results for row in result.get("rows", [])):
+        device = f"CPU, {row['threads']} threads" if row["device"] == "cpu" else row["device"]
+        ratios = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in row["speedup"].items())
+        case = f"{row['case']}, {row['dtype']}, {row['direction']}"
+        lines.append(f"| {row['op']} | {case} | {device} | {ratios} |")
     if not results[1]:
         lines.append("| all | | GPU | not measured |")
     return [*lines, "", source(results[0].get("provenance", {}))]

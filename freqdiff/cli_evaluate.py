@@ -97,11 +97,11 @@ def _samples(
         if pairing.rule != "equal names":
             complain(f"Note: names differ, so pairs were matched by {pairing.rule}.")
         pairs = pairing.pairs[: arguments.limit]
-        data = {"data": [str(blurred), str(sharp)], "matched_by": pairing.rule}
+        data = {"data": [_label(blurred), _label(sharp)], "matched_by": pairing.rule}
         return "pairs", len(pairs), data, pair_samples(pairs, blurred)
     folder = Path(arguments.unharmed or arguments.synthetic)
     paths = photos_in(folder)[: arguments.limit]
-    data = {"data": [str(folder)]}
+    data = {"data": [_label(folder)]}
     if arguments.unharmed is not None:
         return "unharmed", len(paths), data, sharp_samples(paths, folder)
     samples = synthetic_samples(paths, folder, arguments.seed)
@@ -118,3 +118,8 @@ def _check_save(save: Path, arguments: argparse.Namespace) -> None:
             raise InputError(
                 f"--save is {str(save)!r}, which holds photos to measure: give another folder."
             )
+
+
+def _label(folder: Path) -> str:
+    """The end of a folder's path: enough to tell data sets apart, and nothing of the machine."""
+    return "/".join(folder.resolve().parts[-2:])

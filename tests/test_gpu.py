@@ -1,0 +1,49 @@
+"""What only a machine with a CUDA device can show; skipped elsewhere."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from toys import TOY, photo, random_denoiser
+
+from freqdiff.data import DataConfig
+from freqdiff.deblurrer import Deblurrer
+from freqdiff.train import TrainConfig, Training
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_deblurring_on_a_gpu_agrees_with_the_cpu(steps: int) -> None:
+    image = photo(200, 328)[None]
+    denoiser = random_denoiser()
+    expected = Deblurrer(denoiser, "toy").restore(image, steps=steps).image
+    result = Deblurrer(denoiser.cuda(), "toy").restore(image, steps=steps).image
+    # bf16 has 8 bits of precision, and every step rounds again.
+    scale = float((expected - image).abs().max())
+    assert float((result - expected).abs().max()) <= 2**-6 * scale * steps + 1e-3
+
+
+def test_training_on_a_gpu_resumes_exactly(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for index in range(2):
+        array = (photo(160, 160) * 255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(array).save(tmp_path / f"{index}.png")
+    data = DataConfig(crop=32, pairs_per_block=16)
+
+    def run(folder: str, steps: int) -> Training:
+        training = Training(
+            tmp_path / folder, tmp_path, TOY, TrainConfig(steps=steps, batch=4), data
+        )
+        training.resume()
+        training.run(progress=False)
+        return training
+
+    assert run("once", 4).model.unet.output.weight.device.type == "cuda"
+    run("twice", 2)
+    resumed = run("twice", 4)
+    assert resumed.step == 4
