@@ -1,10 +1,10 @@
-"""Blur as optical transfer functions: exact for band-limited images, on any device.
+"""Blur as transfer functions of kernels on the pixel grid, on any device.
 
-A blur that shifts the image by d_1 .. d_N during the exposure has the transfer function
-mean_n w_n exp(-2 pi i f . d_n); a defocus disk of diameter c has 2 J1(pi c |f|) / (pi c |f|).
-Multiplying spectra avoids the extra softness of interpolated warps, which a deblurrer would
-learn to remove. Blur that varies over the frame is interpolated between the four corners of each
-block (efficient filter flow, Hirsch et al. 2010).
+A path of shifts becomes a kernel by splitting each shift between its four nearest pixels, a
+defocus disk one with an edge of one pixel: kernels without negative values. (Exact fractional
+shifts, exp(-2 pi i f d), ring at hard edges; a real camera does not, and a deblurrer would read the
+blur off the ringing.) Blur that varies over the frame is interpolated between the four corners of
+each block (efficient filter flow, Hirsch et al. 2010).
 """
 
 from __future__ import annotations
@@ -53,9 +53,15 @@ def path_transfer(displacements: Tensor, weights: Tensor, size: tuple[int, int])
     fy = torch.fft.fftfreq(size[0], device=device, dtype=dtype)
     fx = torch.fft.rfftfreq(size[1], device=device, dtype=dtype)
     dy, dx = displacements.unbind(-1)
-    rows = weights[..., None, :] * torch.exp(-2j * math.pi * fy[:, None] * dy[..., None, :])
-    columns = torch.exp(-2j * math.pi * fx[:, None] * dx[..., None, :])
-    return rows @ columns.mT
+    return (weights[..., None, :] * _shift_transfer(fy, dy)) @ _shift_transfer(fx, dx).mT
+
+
+def _shift_transfer(frequency: Tensor, shift: Tensor) -> Tensor:
+    """Transfer (..., F, N) of shifts (..., N) along one axis, split between two pixels each."""
+    whole = shift.floor()
+    part = (shift - whole)[..., None, :]
+    turn = -2j * math.pi * frequency[:, None]
+    return torch.exp(turn * whole[..., None, :]) * (1 - part + part * torch.exp(turn))
 
 
 def disk_transfer(diameter_px: Tensor, sigma_px: Tensor, size: tuple[int, int]) -> Tensor:
@@ -72,11 +78,16 @@ def disk_transfer(diameter_px: Tensor, sigma_px: Tensor, size: tuple[int, int]) 
     device, dtype = diameter_px.device, diameter_px.dtype
     fy = torch.fft.fftfreq(size[0], device=device, dtype=dtype)
     fx = torch.fft.rfftfreq(size[1], device=device, dtype=dtype)
-    radius = torch.hypot(fy[:, None], fx)
-    argument = (math.pi * diameter_px[..., None, None] * radius).clamp_min(1e-4)
-    disk: Tensor = 2 * torch.special.bessel_j1(argument) / argument
-    softness = torch.exp(-2 * (math.pi * sigma_px[..., None, None] * radius) ** 2)
-    return disk * softness
+    y, x = (n * torch.fft.fftfreq(n, device=device, dtype=dtype) for n in size)
+    distance = torch.hypot(y[:, None], x)
+    # An edge that falls over one pixel widens the second moment of a disk by 5/12 of a square pixel.
+    radius = (0.25 * diameter_px**2 - 5 / 12).clamp_min(0).sqrt()
+    disk = (radius[..., None, None] + 0.5 - distance).clamp(0, 1)
+    transfer: Tensor = torch.fft.rfft2(disk / disk.sum((-2, -1), keepdim=True)).real
+    softness = torch.exp(
+        -2 * (math.pi * sigma_px[..., None, None] * torch.hypot(fy[:, None], fx)) ** 2
+    )
+    return transfer * softness
 
 
 def corner_weights(size: tuple[int, int], margin: int, device: torch.device) -> Tensor:

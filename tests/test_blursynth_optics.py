@@ -66,15 +66,27 @@ def test_transfer_functions_are_passive_and_keep_the_mean() -> None:
 
 def test_path_kernel_has_the_moments_of_the_path() -> None:
     displacements, weights = random_path(64, scale=3)
-    # A Gaussian of 2 px leaves nothing at the Nyquist frequency, where fractional shifts ring.
+    # A Gaussian of 2 px leaves nothing at the Nyquist frequency, which has no direction.
     sigma = torch.tensor(2.0, dtype=DOUBLE)
     softness = optics.disk_transfer(torch.zeros_like(sigma), sigma, (64, 64))
     kernel = kernel_of(optics.path_transfer(displacements, weights, (64, 64)) * softness, (64, 64))
     centre, spread = moments(kernel)
     expected = weights @ displacements
     torch.testing.assert_close(centre, expected, rtol=0, atol=1e-5)
-    variance = weights @ (displacements - expected) ** 2 + sigma**2
+    part = displacements - displacements.floor()  # each shift is split between two pixels
+    variance = weights @ ((displacements - expected) ** 2 + part * (1 - part)) + sigma**2
     torch.testing.assert_close(spread, variance, rtol=1e-5, atol=0)
+
+
+def test_kernels_are_never_negative() -> None:
+    """No ringing: a deblurrer would read the blur off it."""
+    size = (48, 48)
+    path = optics.path_transfer(*random_path(3, 64, scale=6), size)
+    disk = optics.disk_transfer(
+        torch.tensor([0.6, 2.7, 7.3], dtype=DOUBLE), torch.zeros(3, dtype=DOUBLE), size
+    )
+    for transfer in (path, disk, path * disk):
+        assert float(torch.fft.irfft2(transfer, s=size).min()) > -1e-12
 
 
 @pytest.mark.parametrize("diameter", [4.0, 9.0, 16.0])
