@@ -27,7 +27,7 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.cu csrc/*.cuh)
 # The folder itself is listed too: its time changes when a file is added or removed.
 SOURCES := pyproject.toml setup.py $(wildcard csrc) $(CXX_SOURCES)
 
-.PHONY: help demo test lint bench results train-tiny wheel clean FORCE
+.PHONY: help demo test lint bench quality results train-tiny wheel clean FORCE
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,6 +47,9 @@ lint: $(DEV) ## check style, types and C++ formatting
 bench: $(DEV) ## measure the kernels and whole photos; rows go to benchmarks/results/
 	$(PY) -m benchmarks.kernels $(ARGS)
 	$(PY) -m benchmarks.deblur $(ARGS)
+
+quality: $(DEV) ## measure the shipped model: make quality SHARP=photos PAIRS="--pairs NAME BLURRED SHARP"
+	$(PY) -m benchmarks.quality --sharp "$(SHARP)" $(PAIRS)
 
 results: $(DEV) ## write the README's tables from benchmarks/results/*.json
 	$(PY) -m benchmarks.readme
