@@ -23,6 +23,7 @@ WHOLE_FRAME_PIXELS = 9_000_000
 LARGEST_TILE = 3072
 BAND_CELL = 256
 BRIGHTNESS_SLACK = 5 / 255
+FLAT_RANGE = 2 / 255
 _SMALLEST_CHANGE = 1 / 255
 
 
@@ -125,6 +126,7 @@ class Deblurrer(nn.Module):
         image = image.to("cpu", torch.float32)
         if keep_band:
             result = tie_low_band(result, image)
+        result = keep_flat(result, image)
         result = result.clamp_(0, 1)
         changed = _largest_change(result, image) >= _SMALLEST_CHANGE
         seconds = time.perf_counter() - started
@@ -236,6 +238,19 @@ def tie_low_band(result: Tensor, image: Tensor) -> Tensor:
     brightness = offset.mean(1, keepdim=True)
     offset -= brightness.clamp(-BRIGHTNESS_SLACK, BRIGHTNESS_SLACK)
     return result.add_(F.interpolate(offset, size=(height, width), mode="bilinear"))
+
+
+def keep_flat(result: Tensor, image: Tensor) -> Tensor:
+    """Put `image` back into `result` (both (1, 3, H, W), in place) where it is flat 16 px around.
+
+    Blur takes nothing from an area of one colour, so what a network adds there is wrong: exact
+    black, white and borders of one colour survive.
+    """
+    high, low = F.max_pool2d(image, 8, ceil_mode=True), -F.max_pool2d(-image, 8, ceil_mode=True)
+    high, low = F.max_pool2d(high, 5, 1, 2), -F.max_pool2d(-low, 5, 1, 2)
+    detail = ((high - low).amax(1, keepdim=True) / FLAT_RANGE).clamp_(0, 1)
+    share = F.interpolate(detail, scale_factor=8.0)[..., : image.shape[2], : image.shape[3]]
+    return torch.lerp(image, result, share, out=result)
 
 
 def _largest_change(result: Tensor, image: Tensor) -> float:
