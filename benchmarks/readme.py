@@ -90,7 +90,7 @@ def kernels() -> list[str]:
 
 def source(provenance: dict[str, Any]) -> str:
     """Where the numbers of a table come from."""
-    device = provenance.get("cpu") or provenance.get("device", "unknown device")
+    device = provenance.get("device_name") or provenance.get("device", "unknown device")
     commit = str(provenance.get("git_sha") or provenance.get("git") or "unknown")[:10]
     date = str(provenance.get("date", "unknown"))[:10]
     torch = provenance.get("torch", "unknown")
