@@ -80,7 +80,7 @@ def disk_transfer(diameter_px: Tensor, sigma_px: Tensor, size: tuple[int, int]) 
     fx = torch.fft.rfftfreq(size[1], device=device, dtype=dtype)
     y, x = (n * torch.fft.fftfreq(n, device=device, dtype=dtype) for n in size)
     distance = torch.hypot(y[:, None], x)
-    # An edge that falls over one pixel widens the second moment of a disk by 5/12 of a square pixel.
+    # An edge that falls over one pixel adds 5/12 of a square pixel to the second moment of a disk.
     radius = (0.25 * diameter_px**2 - 5 / 12).clamp_min(0).sqrt()
     disk = (radius[..., None, None] + 0.5 - distance).clamp(0, 1)
     transfer: Tensor = torch.fft.rfft2(disk / disk.sum((-2, -1), keepdim=True)).real
