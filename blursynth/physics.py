@@ -62,6 +62,28 @@ def expose(image: Tensor, scene: Scene, origin: Tensor, frame_size: tuple[int, i
     return result[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
+def point_spread(scene: Scene, points: Tensor, radius: int) -> Tensor:
+    """Kernels of the background's blur at some points of the frame, in the plane of the sensor.
+
+    Args:
+        scene: B exposures.
+        points: (B, 2) positions (y, x) relative to the middle of the frame, in pixels.
+        radius: of the kernels in pixels; what lies beyond is cut off.
+
+    Returns:
+        (B, 2 radius + 1, 2 radius + 1), each with sum 1.
+    """
+    size = (4 * MARGIN, 4 * MARGIN)
+    path = optics.rotation_displacements(scene.rotations, points[:, None], scene.focal_px)[:, 0]
+    motion = optics.path_transfer(path.clamp(-MARGIN, MARGIN), scene.weights, size)
+    disk = optics.disk_transfer(scene.defocus_px[:, 0], scene.softness_px, size)
+    kernels = torch.fft.fftshift(torch.fft.irfft2(motion * disk, s=size), dim=(-2, -1))
+    inner = slice(size[0] // 2 - radius, size[0] // 2 + radius + 1)
+    kernels = kernels[:, inner, inner].clamp_min(0)
+    normal: Tensor = kernels / kernels.sum((1, 2), keepdim=True)
+    return normal
+
+
 def front_mask(scene: Scene, origin: Tensor, size: tuple[int, int]) -> Tensor:
     """Opacity (B, 1, H, W) of the front layer at absolute pixel positions, in [0, 1]."""
     device = origin.device

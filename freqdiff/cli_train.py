@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number = whole_number(1)
     parser.add_argument("--steps", type=number, metavar="N", help="steps of the whole run")
     parser.add_argument("--batch", type=number, metavar="N", help="pairs per step")
-    parser.add_argument("--crop", type=number, metavar="N", help="pixels, a multiple of 16")
+    parser.add_argument("--crop", type=number, metavar="N", help="pixels, a multiple of 32")
     parser.add_argument("--minutes", type=minutes, metavar="M", help="stop after this time")
     parser.add_argument("--init", metavar="MODEL", help="weights to start a new run from")
     parser.add_argument(
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; returns the exit code."""
-    if arguments.crop is not None and arguments.crop % 16:
-        raise TrainingError(f"crop is {arguments.crop}, expected a multiple of 16.")
+    if arguments.crop is not None and arguments.crop % 32:
+        raise TrainingError(f"crop is {arguments.crop}, expected a multiple of 32.")
     try:
         import accelerate  # noqa: F401
     except ImportError as error:

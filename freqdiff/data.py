@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from blursynth.camera import Camera
-from blursynth.physics import MARGIN, develop, expose
+from blursynth.physics import MARGIN, develop, expose, point_spread
 from blursynth.scene import Recipe, Scene, sample_scene, stack_scenes
+from freqdiff.anchor import PSF_RADIUS
 from freqdiff.errors import TrainingError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -42,11 +43,12 @@ class DataConfig:
     """What the training stream is made of.
 
     Attributes:
-        crop: side of a pair in pixels, a multiple of 16.
+        crop: side of a pair in pixels, a multiple of 32 (of the alignment, for other models).
         pairs_per_block: pairs that are synthesised together.
         reuse: times that each pair is shown (turned, mirrored) before it is replaced.
         candidates: places that are looked at for a crop; the most textured one is taken.
         min_scale: photos are shrunk to between `min_scale` and 1 of their size, log-uniformly.
+        native: share of the crops that are not shrunk at all.
         seed: of the whole stream.
         recipe: distribution of the blur.
     """
@@ -56,6 +58,7 @@ class DataConfig:
     reuse: int = 2
     candidates: int = 3
     min_scale: float = 0.1
+    native: float = 0.25
     seed: int = 0
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
 
@@ -75,6 +78,19 @@ def list_photos(folder: str | os.PathLike[str]) -> list[Path]:
     return paths
 
 
+class Pairs(NamedTuple):
+    """Blurred photos, the sharp ones, and the blur between them.
+
+    Attributes:
+        blurred, sharp: (N, 3, H, W), uint8 or in [-1, 1].
+        psf: (N, 33, 33) kernel in the middle of the photo, sum 1; all 0 where it is not known.
+    """
+
+    blurred: Tensor
+    sharp: Tensor
+    psf: Tensor
+
+
 @dataclasses.dataclass(frozen=True)
 class SharpBlock:
     """Crops before blurring: what a data worker prepares when a GPU does the blurring.
@@ -91,8 +107,8 @@ class SharpBlock:
     scenes: list[Scene]
     seeds: list[int]
 
-    def blur(self, device: str) -> tuple[Tensor, Tensor]:
-        """(blurred, sharp), uint8 (N, 3, crop, crop) on `device`."""
+    def blur(self, device: str) -> Pairs:
+        """The pairs, uint8 on `device`."""
         pairs, first = [], 0
         for scene, seed in zip(self.scenes, self.seeds, strict=True):
             part = slice(first, first + len(scene.iso))
@@ -101,23 +117,25 @@ class SharpBlock:
             scene = scene.map(lambda value: value.to(device))
             generator = torch.Generator(device).manual_seed(seed)
             with torch.no_grad():
-                light = expose(image, scene, self.origins[part].to(device), (0, 0))
+                origin = self.origins[part].to(device)
+                light = expose(image, scene, origin, (0, 0))
                 blurred = develop(light, scene, generator)
-            sharp = image[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
-            pairs.append((_to_bytes(blurred), _to_bytes(sharp)))
-        blurred, sharp = (torch.cat(images) for images in zip(*pairs, strict=True))
-        return blurred, sharp
+                sharp = image[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+                psf = point_spread(scene, origin + sharp.shape[-1] / 2, PSF_RADIUS)
+                psf[torch.isfinite(scene.mask_bias)] = 0  # layers: two kinds of blur
+            pairs.append(Pairs(_to_bytes(blurred), _to_bytes(sharp), psf))
+        return Pairs(*(torch.cat(values) for values in zip(*pairs, strict=True)))
 
 
-_Item: TypeAlias = tuple[Tensor, Tensor] | SharpBlock | TrainingError
+_Item: TypeAlias = Pairs | SharpBlock | TrainingError
 
 
 class PairBlocks(Dataset[_Item]):
     """Block b of the stream: a function of the configuration and b alone.
 
-    On the CPU an item is (blurred, sharp), uint8 (pairs_per_block, 3, crop, crop); for another
-    device it is the `SharpBlock` whose `blur` gives them there. A photo that cannot be used gives
-    the error as the item: raised in a worker process it would come with a traceback as its text.
+    On the CPU an item is `Pairs` of uint8; for another device it is the `SharpBlock` whose `blur`
+    gives them there. A photo that cannot be used gives the error as the item: raised in a worker
+    process it would come with a traceback as its text.
     """
 
     def __init__(
@@ -134,8 +152,8 @@ class PairBlocks(Dataset[_Item]):
         except TrainingError as error:
             return error
 
-    def pairs(self, block: int) -> tuple[Tensor, Tensor]:
-        """(blurred, sharp) of a block, on the stream's device."""
+    def pairs(self, block: int) -> Pairs:
+        """The pairs of a block, on the stream's device."""
         return self.sharp(block).blur(self.device)
 
     def sharp(self, block: int) -> SharpBlock:
@@ -160,7 +178,8 @@ class PairBlocks(Dataset[_Item]):
         side = self.config.crop + 2 * MARGIN
         photo = self._photo(self.paths[int(rng.integers(len(self.paths)))])
         shrink = math.exp(rng.uniform(0, -math.log(self.config.min_scale)))
-        shrink = 1.0 if shrink < 1.05 else min(shrink, min(photo.size) / side)
+        native = rng.random() < self.config.native
+        shrink = 1.0 if native or shrink < 1.05 else min(shrink, min(photo.size) / side)
         resample = _FILTERS[int(rng.integers(len(_FILTERS)))]
         span = side * shrink
         places = [
@@ -211,13 +230,11 @@ def _to_bytes(image: Tensor) -> Tensor:
     return (image * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def batches(
-    pairs: PairBlocks, batch: int, first_step: int, workers: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(pairs: PairBlocks, batch: int, first_step: int, workers: int = 1) -> Iterator[Pairs]:
     """Endless batches from step `first_step` on; a function of (seed, step) alone.
 
     Yields:
-        (blurred, sharp), each (batch, 3, crop, crop) float32 in [-1, 1] on the stream's device.
+        Pairs of float32 in [-1, 1] on the stream's device.
 
     Raises:
         TrainingError: `batch` does not divide a block, or a photo is unreadable or too small.
@@ -240,21 +257,21 @@ def batches(
     for block, item in enumerate(loader, start=first_block):
         if isinstance(item, TrainingError):
             raise item
-        blurred, sharp = item.blur(pairs.device) if isinstance(item, SharpBlock) else item
+        block_pairs = item.blur(pairs.device) if isinstance(item, SharpBlock) else item
         generator = torch.Generator().manual_seed(block * 1_000_003 + config.seed)
         order = torch.cat(
-            [torch.randperm(len(blurred), generator=generator) for _ in range(config.reuse)]
+            [torch.randperm(len(block_pairs.psf), generator=generator) for _ in range(config.reuse)]
         )
         for step in range(per_block):
             turns = int(torch.randint(0, 8, (1,), generator=generator))
             if step < skip:
                 continue
-            index = order[step * batch : (step + 1) * batch].to(blurred.device)
-            yield _turn(blurred[index], turns), _turn(sharp[index], turns)
+            index = order[step * batch : (step + 1) * batch].to(block_pairs.psf.device)
+            blurred, sharp, psf = (_turn(values[index], turns) for values in block_pairs)
+            yield Pairs(blurred.float() / 127.5 - 1, sharp.float() / 127.5 - 1, psf)
         skip = 0
 
 
 def _turn(images: Tensor, turns: int) -> Tensor:
-    images = images.float() / 127.5 - 1
-    images = torch.rot90(images, turns % 4, (2, 3))
-    return (images.flip(3) if turns >= 4 else images).contiguous()
+    images = torch.rot90(images, turns % 4, (-2, -1))
+    return (images.flip(-1) if turns >= 4 else images).contiguous()

@@ -1,12 +1,30 @@
-"""Network and preconditioning together: x0^ from x_t and the blurred photo."""
+"""Networks and preconditioning together: x0^ from x_t and the blurred photo."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from torch import Tensor, nn
 
 from freqdiff import diffusion
+from freqdiff.anchor import BlurEstimator, BlurField, wiener
 from freqdiff.model import ConditionMaps, FreqDiffUNet, ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What training compares with the truth.
+
+    Attributes:
+        anchor: (B, 3, H, W) what the diffusion starts from.
+        blur: estimated blur; None where the anchor is the photo itself.
+        x0: (B, 3, H, W) the estimate of the sharp photo; None where only the anchor was asked for.
+    """
+
+    anchor: Tensor
+    blur: BlurField | None
+    x0: Tensor | None
 
 
 class Denoiser(nn.Module):
@@ -16,30 +34,41 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.unet = FreqDiffUNet(config)
-        self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.blur = None
+        if config.anchor == "wiener":
+            seen = ("spatial" in config.condition, "freq" in config.condition)
+            self.blur = BlurEstimator(config.blur_channels, config.blur_blocks, *seen)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def anchor(self, y: Tensor) -> tuple[Tensor, BlurField | None]:
+        """What the diffusion starts from, and the blur that it undid."""
+        if self.blur is None:
+            return y, None
+        blur: BlurField = self.blur(y)
+        with torch.autocast(y.device.type, enabled=False):
+            return wiener(y, blur), blur
 
     def condition(self, y: Tensor) -> ConditionMaps:
-        """c_freq and the other maps of y (B, 3, H, W) in [-1, 1]; once per photo."""
-        maps: ConditionMaps = self.unet.condition(y)
+        """Anchor, c_freq and the other maps of y (B, 3, H, W) in [-1, 1]; once per photo."""
+        maps: ConditionMaps = self.unet.condition(y, self.anchor(y)[0])
         return maps
 
     def denoise(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        y: Tensor,
-        maps: ConditionMaps,
-        origin: tuple[int, int] = (0, 0),
+        self, x_t: Tensor, t: Tensor, maps: ConditionMaps, origin: tuple[int, int] = (0, 0)
     ) -> Tensor:
         """x0^ (B, 3, H, W) at time step t (B,) int64 in [0, 999]; all photos in [-1, 1]."""
         levels = torch.from_numpy(diffusion.signal_levels()).to(t.device)
         c = diffusion.coefficients(
             self.config.objective, levels[t], self.config.residual_std, x_t.dtype
         )
-        z = c.network_input(x_t, y)
+        z = c.network_input(x_t, maps.anchor)
         raw, gate = self.unet(z, t, maps, origin)
-        return c.denoised(raw.to(x_t.dtype), gate.to(x_t.dtype), z, x_t, y)
+        return c.denoised(raw.to(x_t.dtype), gate.to(x_t.dtype), z, x_t, maps.anchor)
 
-    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """`condition` and `denoise` in one call."""
-        return self.denoise(x_t, t, y, self.condition(y))
+    def forward(self, x_t: Tensor | None, t: Tensor, y: Tensor) -> Prediction:
+        """Everything from the photo itself; without x_t the anchor alone."""
+        anchor, blur = self.anchor(y)
+        if x_t is None:
+            return Prediction(anchor, blur, None)
+        maps = self.unet.condition(y, anchor)
+        return Prediction(anchor, blur, self.denoise(x_t, t, maps))

@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdiff import diffusion, spectral
+from freqdiff.anchor import CELL
+from freqdiff.layers import ChannelNorm, add_to, zero_layer
 from freqdiff_kernels import ops
 
 Condition = Literal["freq+spatial", "freq", "spatial"]
+Anchor = Literal["wiener", "input"]
 PITCH = 4
 """Pixels per position of the finest level: the network works on PixelUnshuffle(4) of the photo."""
 
@@ -30,18 +33,25 @@ class ModelConfig:
         attention: levels (0 = finest) whose blocks end with halo attention.
         condition: what the network sees of the blurred photo: its spectra, itself, or both.
         objective: what the network's output means, see `diffusion.coefficients`.
+        anchor: what the diffusion starts from: the blurred photo ("input"), or the Wiener filter of
+            it with an estimated blur ("wiener").
+        blur_channels, blur_blocks: width and residual blocks of the blur estimator at pitch 4, 8,
+            16 and 32 pixels.
         residual_std: r of the anchored objective.
         embedding: width of the time embedding.
         default_steps: sampling steps when the user does not choose.
     """
 
     name: str
-    channels: tuple[int, ...] = (48, 64, 96)
-    encoder_blocks: tuple[int, ...] = (3, 3, 2)
-    decoder_blocks: tuple[int, ...] = (3, 3)
+    channels: tuple[int, ...] = (48, 64)
+    encoder_blocks: tuple[int, ...] = (3, 4)
+    decoder_blocks: tuple[int, ...] = (3,)
     attention: tuple[int, ...] = ()
     condition: Condition = "freq+spatial"
     objective: diffusion.Objective = "anchored"
+    anchor: Anchor = "wiener"
+    blur_channels: tuple[int, ...] = (32, 48, 64, 96)
+    blur_blocks: tuple[int, ...] = (0, 1, 1, 1)
     residual_std: float = 0.1
     embedding: int = 64
     default_steps: int = 1
@@ -57,8 +67,16 @@ class ModelConfig:
             raise ValueError(f"condition is {self.condition!r}, not a known one.")
         if self.objective not in diffusion.OBJECTIVES:
             raise ValueError(f"objective is {self.objective!r}, not one of {diffusion.OBJECTIVES}.")
+        if self.anchor not in ("wiener", "input"):
+            raise ValueError(f"anchor is {self.anchor!r}, expected 'wiener' or 'input'.")
+        if len(self.blur_channels) != 4 or len(self.blur_blocks) != 4 or min(self.blur_blocks) < 0:
+            raise ValueError(
+                "blur_channels and blur_blocks need 4 levels each, "
+                f"got {self.blur_channels} and {self.blur_blocks}."
+            )
         blocks = (*self.encoder_blocks, *self.decoder_blocks)
-        whole = (*self.channels, *blocks, self.embedding, self.default_steps)
+        widths = (*self.channels, *self.blur_channels)
+        whole = (*widths, *blocks, self.embedding, self.default_steps)
         if not all(isinstance(number, int) and number > 0 for number in whole):
             raise ValueError(f"channels, blocks, embedding and steps must be above 0, got {whole}.")
         if not 1 <= levels <= 4 or self.embedding % 2 or not self.residual_std > 0:
@@ -71,7 +89,7 @@ class ModelConfig:
     @property
     def alignment(self) -> int:
         """Pixels that frame sizes and tile starts must be multiples of."""
-        return PITCH << (len(self.channels) - 1)
+        return max(PITCH << (len(self.channels) - 1), CELL if self.anchor == "wiener" else 0)
 
     @property
     def receptive_radius(self) -> int:
@@ -94,8 +112,8 @@ CONFIGS = {
     "tiny": ModelConfig("tiny"),
     "base": ModelConfig(
         "base",
-        channels=(72, 128, 176),
-        encoder_blocks=(3, 3, 3),
+        channels=(72, 128, 160),
+        encoder_blocks=(3, 3, 2),
         decoder_blocks=(3, 2),
         embedding=128,
         default_steps=4,
@@ -103,49 +121,13 @@ CONFIGS = {
     "adv": ModelConfig(
         "adv",
         channels=(160, 160, 192),
-        encoder_blocks=(4, 2, 2),
+        encoder_blocks=(4, 2, 1),
         decoder_blocks=(4, 2),
         attention=(1, 2),
         embedding=128,
         default_steps=8,
     ),
 }
-
-
-def zero_layer(layer: nn.Conv2d | nn.Linear) -> None:
-    """Start a layer at zero, so that what it feeds starts as the identity."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-
-
-def add_to(fresh: Tensor, other: Tensor) -> Tensor:
-    """fresh + other, in the memory of `fresh` when no gradient is asked for.
-
-    New memory costs more than the addition: at 4K on a CPU its page faults double the time.
-    """
-    return fresh + other if torch.is_grad_enabled() else fresh.add_(other)
-
-
-class ChannelNorm(nn.Module):
-    """Normalises the channels of each position on its own: no statistics over the image."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(
-        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
-    ) -> Tensor:
-        """(B, C, H, W) -> the same shape, times `scale` and plus `shift` (B, C) if given."""
-        last = x.permute(0, 2, 3, 1)
-        if scale is None or shift is None:
-            return F.layer_norm(last, (self.channels,)).permute(0, 3, 1, 2)
-        if len(x) == 1:  # one pass over the photo instead of three
-            normal = F.layer_norm(last, (self.channels,), scale[0], shift[0])
-        else:
-            normal = F.layer_norm(last, (self.channels,)) * scale[:, None, None]
-            normal = normal + shift[:, None, None]
-        return normal.permute(0, 3, 1, 2)
 
 
 class HaloAttention(nn.Module):
@@ -197,10 +179,12 @@ class ConditionMaps:
     """What depends on the blurred photo only: computed once per frame, cut for tiles, reused.
 
     Attributes:
+        anchor: (B, 3, H, W) what the diffusion starts from.
         levels: one (B, C_l, H / p_l, W / p_l) per encoder level of pitch p_l.
         embedding: (B, E) share of the global spectrum in the time embedding.
     """
 
+    anchor: Tensor
     levels: tuple[Tensor, ...]
     embedding: Tensor
 
@@ -210,7 +194,8 @@ class ConditionMaps:
             level[:, :, y // p : (y + height) // p, x // p : (x + width) // p]
             for level, p in ((level, PITCH * 2**i) for i, level in enumerate(self.levels))
         )
-        return ConditionMaps(cut, self.embedding)
+        anchor = self.anchor[:, :, y : y + height, x : x + width]
+        return ConditionMaps(anchor, cut, self.embedding)
 
 
 class FreqDiffUNet(nn.Module):
@@ -222,6 +207,9 @@ class FreqDiffUNet(nn.Module):
         widths, embedding = config.channels, config.embedding
         self.input_z = nn.Conv2d(3 * PITCH**2, widths[0], 3, padding=1, bias=False)
         self.input_y = nn.Conv2d(3 * PITCH**2, widths[0], 3, padding=1)
+        self.input_anchor = None
+        if config.anchor == "wiener":
+            self.input_anchor = nn.Conv2d(3 * PITCH**2, widths[0], 3, padding=1, bias=False)
         self.project = nn.ModuleList(
             nn.Conv2d(6 * (PITCH * 2**level) ** 2, width, 1) for level, width in enumerate(widths)
         )
@@ -247,8 +235,11 @@ class FreqDiffUNet(nn.Module):
         for layer in (self.output, self.gate, self.spectrum):
             zero_layer(layer)
 
-    def condition(self, y: Tensor) -> ConditionMaps:
-        """Maps of the blurred photo (B, 3, H, W) in [-1, 1]; H, W multiples of the alignment."""
+    def condition(self, y: Tensor, anchor: Tensor) -> ConditionMaps:
+        """Maps of the blurred photo and the anchor, both (B, 3, H, W) in [-1, 1].
+
+        H and W are multiples of the alignment.
+        """
         dtype = self.input_y.weight.dtype
         spatial, frequency = (part in self.config.condition for part in ("spatial", "freq"))
         levels = []
@@ -262,9 +253,12 @@ class FreqDiffUNet(nn.Module):
                 maps = maps.to(dtype)
             if level == 0 and spatial:
                 maps = add_to(self.input_y(F.pixel_unshuffle(y.to(dtype), PITCH)), maps)
+            if level == 0 and self.input_anchor is not None:
+                change = F.pixel_unshuffle((anchor - y).to(dtype), PITCH)
+                maps = add_to(self.input_anchor(change), maps)
             levels.append(maps)
         embedding = self.spectrum(spectral.global_features(y.float()).to(dtype))
-        return ConditionMaps(tuple(levels), embedding * float(frequency))
+        return ConditionMaps(anchor, tuple(levels), embedding * float(frequency))
 
     def forward(
         self, z: Tensor, t: Tensor, maps: ConditionMaps, origin: tuple[int, int] = (0, 0)
@@ -318,7 +312,7 @@ def count_flops_per_pixel(config: ModelConfig, size: int = 256) -> float:
             torch.empty(1, width, size // (PITCH * 2**i), size // (PITCH * 2**i))
             for i, width in enumerate(config.channels)
         )
-        maps = ConditionMaps(levels, torch.empty(1, config.embedding))
+        maps = ConditionMaps(z, levels, torch.empty(1, config.embedding))
         with FlopCounterMode(display=False) as counter:
             model(z, torch.zeros(1), maps)
     return float(counter.get_total_flops()) / size**2

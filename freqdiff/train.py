@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -20,8 +20,8 @@ from tqdm import tqdm
 from freqdiff import diffusion
 from freqdiff.atomic import write_atomically
 from freqdiff.checkpoint import save_model
-from freqdiff.data import DataConfig, PairBlocks, batches
-from freqdiff.denoiser import Denoiser
+from freqdiff.data import DataConfig, PairBlocks, Pairs, batches
+from freqdiff.denoiser import Denoiser, Prediction
 from freqdiff.errors import TrainingError
 from freqdiff.model import ModelConfig
 from freqdiff.validation import Validation
@@ -43,13 +43,16 @@ class TrainConfig:
         ema: decay of the averaged weights, which are the ones that are saved.
         terminal_share: share of the samples at t = 999, where one step is plain regression.
         spectral_loss: weight of the L1 distance of spectra at high noise.
+        anchor_steps: steps at the beginning, at most a quarter of all, in which the blur estimator
+            learns alone, which takes a fraction of the time; it learns on in the others.
+        psf_loss: weight of the cross entropy of the estimated kernels.
         relative_floor: samples are weighted by 1 / (|x0 - y|^2 / r^2 + relative_floor), so that
             lightly blurred photos count as in a mean of PSNR gains.
         validate_every, save_every: steps between validations and saved states.
         seed: of weights, noise and data.
     """
 
-    steps: int = 30_000
+    steps: int = 40_000
     batch: int = 8
     learning_rate: float = 1e-3
     warmup: int = 300
@@ -59,7 +62,9 @@ class TrainConfig:
     ema: float = 0.999
     terminal_share: float = 0.9
     spectral_loss: float = 0.1
-    relative_floor: float = 0.25
+    anchor_steps: int = 10_000
+    psf_loss: float = 0.3
+    relative_floor: float = 0.1
     validate_every: int = 1000
     save_every: int = 1000
     seed: int = 0
@@ -78,36 +83,52 @@ def training_loss(
     model: torch.nn.Module,
     model_config: ModelConfig,
     config: TrainConfig,
-    y: Tensor,
-    x0: Tensor,
+    pairs: Pairs,
     generator: torch.Generator,
+    *,
+    anchor_only: bool = False,
 ) -> Tensor:
     """The objective's loss (Eq. 2 of the paper in `epsilon` mode) plus L1 of spectra at high noise.
 
+    With the Wiener anchor also its error, and the cross entropy of the estimated kernels.
+
     Args:
-        model: x0^ = model(x_t, t, y).
-        y, x0: blurred and sharp (B, 3, H, W) in [-1, 1].
+        model: `Denoiser`.
+        pairs: in [-1, 1].
         generator: on the CPU; source of noise levels and noise.
+        anchor_only: the anchor's part alone.
     """
+    y, x0, psf = pairs
     t, a = diffusion.sample_timesteps(len(y), config.terminal_share, generator)
     seed = int(torch.randint(2**62, (), generator=generator))
     on_device = torch.Generator(y.device).manual_seed(seed)
     noise = torch.randn(y.shape, generator=on_device, device=y.device)
     levels = a.to(y)[:, None, None, None]
     x_t = levels * x0 + (1 - levels**2).clamp_min(0).sqrt() * noise
-    x0_hat = model(x_t, t.to(y.device), y).float()
+    prediction: Prediction = model(None if anchor_only else x_t, t.to(y.device), y)
     r = model_config.residual_std
+    weight = 1 / (_power(x0 - y) / r**2 + config.relative_floor)
+    total = y.new_zeros(())
+    if prediction.blur is not None:
+        target = psf.flatten(1)[:, None, None]
+        entropy = -(target * prediction.blur.log_psf).sum(-1).mean()
+        error = _power(prediction.anchor.float() - x0) / r**2
+        total = (weight * error).mean() + config.psf_loss * entropy
+    if prediction.x0 is None:
+        return total
     scale = diffusion.coefficients(model_config.objective, a, r).scale.abs().to(y.device)
-    error = (x0_hat - x0) / scale.clamp_min(1e-4)  # the error of F
-    blur = (x0 - y).square().mean((1, 2, 3)) / r**2
-    weight = 1 / (blur + config.relative_floor)
+    error = (prediction.x0.float() - x0) / scale.clamp_min(1e-4)  # the error of F
     # With more signal in x_t the loss is that of removing its noise, whatever the blur.
     weight = torch.where(a.to(y) == 0, weight, weight.clamp(max=1))
-    loss = (weight * error.square().mean((1, 2, 3))).mean()
+    total = total + (weight * _power(error)).mean()
     high = (t >= 600).to(y)
-    spectrum = torch.fft.rfft2(error, norm="ortho").abs().mean((1, 2, 3))
-    total: Tensor = loss + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
-    return total
+    spectrum: Tensor = torch.fft.rfft2(error, norm="ortho").abs().mean((1, 2, 3))
+    return total + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
+
+
+def _power(values: Tensor) -> Tensor:
+    """Mean square of each sample (B,)."""
+    return values.square().mean((1, 2, 3))
 
 
 class Training:
@@ -132,6 +153,7 @@ class Training:
             log_with="tensorboard",
             project_dir=str(self.folder),
             mixed_precision="bf16" if torch.cuda.is_available() else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         torch.manual_seed(config.seed)
         self.model = Denoiser(model)
@@ -263,7 +285,7 @@ class Training:
             total=self.config.steps, initial=self.step, unit="step", disable=None if progress else 1
         )
         while self.step < self.config.steps and time.monotonic() - start < seconds:
-            loss = self._advance(*next(stream))
+            loss = self._advance(next(stream))
             self.seconds = earlier + time.monotonic() - start
             bar.update()
             if self.step % 20 == 0:
@@ -276,19 +298,26 @@ class Training:
             if self.step % self.config.save_every == 0:
                 self.save()
         bar.close()
+        self.seconds = earlier + time.monotonic() - start
         self.save()
         self.accelerator.end_training()
 
-    def _advance(self, y: Tensor, x0: Tensor) -> float:
+    def _advance(self, pairs: Pairs) -> float:
         config, device = self.config, self.accelerator.device
         memory = torch.channels_last
-        y, x0 = (v.to(device).contiguous(memory_format=memory) for v in (y, x0))
+        y, x0 = (v.to(device).contiguous(memory_format=memory) for v in pairs[:2])
+        pairs = Pairs(y, x0, pairs.psf.to(device))
+        anchor_only = self.model.blur is not None and self.step < min(
+            config.anchor_steps, config.steps // 4
+        )
         seed = (config.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index
         generator = torch.Generator().manual_seed(seed)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         with self.accelerator.autocast():
-            loss = training_loss(self.prepared, self.model.config, config, y, x0, generator)
+            loss = training_loss(
+                self.prepared, self.model.config, config, pairs, generator, anchor_only=anchor_only
+            )
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)

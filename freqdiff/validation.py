@@ -27,7 +27,7 @@ class Validation:
     ) -> None:
         recipe = dataclasses.replace(Recipe(), unblurred=0.0)
         config = DataConfig(crop=crop, pairs_per_block=count, reuse=1, seed=seed, recipe=recipe)
-        blurred, sharp = PairBlocks(folder, config).pairs(0)
+        blurred, sharp, _ = PairBlocks(folder, config).pairs(0)
         self.blurred, self.sharp = (v.float() / 127.5 - 1 for v in (blurred, sharp))
 
     @torch.no_grad()
@@ -60,8 +60,8 @@ def _one_step(model: Denoiser, y: Tensor) -> Tensor:
     noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     t = torch.full((len(y),), TRAIN_STEPS - 1)
     y = y.contiguous(memory_format=torch.channels_last)
-    result: Tensor = model(noise.contiguous(memory_format=torch.channels_last), t, y)
-    return result.clamp(-1, 1)
+    maps = model.condition(y)
+    return model.denoise(noise.contiguous(memory_format=torch.channels_last), t, maps).clamp(-1, 1)
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:

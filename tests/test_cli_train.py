@@ -98,7 +98,7 @@ def test_accelerate_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    commands.refused(commands.run(*COMMAND, "--crop", 40), "crop is 40", "multiple of 16")
+    commands.refused(commands.run(*COMMAND, "--crop", 40), "crop is 40", "multiple of 32")
     command = ("train", "--config", "tiny", "--output", tmp_path / "run", "--device", "cpu")
     commands.refused(commands.run(*command, "--data", tmp_path / "no"), "not a folder")
     (tmp_path / "photos").mkdir()

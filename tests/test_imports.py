@@ -29,11 +29,13 @@ LAYERS = (
     ("blursynth", "blursynth.*"),
     (
         "freqdiff",
+        "freqdiff.anchor",
         "freqdiff.api",
         "freqdiff.checkpoint",
         "freqdiff.deblurrer",
         "freqdiff.denoiser",
         "freqdiff.diffusion",
+        "freqdiff.layers",
         "freqdiff.model",
         "freqdiff.sampling",
         "freqdiff.spectral",

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
-from toys import ATTENTION_TOY, DEEP_TOY, TOY, photo, random_denoiser
+from toys import ATTENTION_TOY, DEEP_TOY, TOY, WIENER_TOY, photo, random_denoiser
 
 from freqdiff.denoiser import Denoiser
 from freqdiff.diffusion import TRAIN_STEPS
@@ -59,19 +59,21 @@ def test_flops_are_counted() -> None:
 
 
 @pytest.mark.parametrize("t", [999, 500, 0])
-@pytest.mark.parametrize("config", [TOY, DEEP_TOY, ATTENTION_TOY], ids=lambda c: c.name)
+@pytest.mark.parametrize("config", [TOY, DEEP_TOY, ATTENTION_TOY, WIENER_TOY], ids=lambda c: c.name)
 def test_untrained_model_returns_the_photo(config: ModelConfig, t: int) -> None:
-    y, noise = inputs(48, 64)
+    y, noise = inputs(96, 64)
     torch.manual_seed(0)
-    assert torch.equal(Denoiser(config)(noise, times(t), y), y)
+    prediction = Denoiser(config)(noise, times(t), y)
+    assert torch.equal(prediction.anchor, y)
+    assert torch.equal(prediction.x0, y)
 
 
 def test_every_parameter_can_learn() -> None:
     """With the zeros of the start filled in, no parameter is without gradient."""
-    for config in (DEEP_TOY, ATTENTION_TOY):
+    for config in (DEEP_TOY, ATTENTION_TOY, WIENER_TOY):
         model = random_denoiser(config).requires_grad_(True)
         y, noise = inputs(96, 96)
-        model(noise, times(400), y).square().mean().backward()
+        model(noise, times(400), y).x0.square().mean().backward()
         for name, value in model.named_parameters():
             assert value.grad is not None, name
             assert bool(value.grad.any()), name
@@ -95,7 +97,7 @@ def test_condition_decides_what_the_network_sees(condition: Condition) -> None:
     assert (change > 1e-3) == ("spatial" in condition)
     torch.testing.assert_close(other.levels[1], plain.levels[1], rtol=0, atol=1e-3)
 
-    assert model(*_noise_and_time(y), y).shape == y.shape
+    assert model(*_noise_and_time(y), y).x0.shape == y.shape
     if condition != "spatial":
         # Noise in one corner changes the mean spectrum of the whole photo.
         local = y.clone()
@@ -115,7 +117,7 @@ def test_receptive_radius_is_a_bound(config: ModelConfig) -> None:
     side = 2 * radius + 6 * config.alignment
     y, noise = inputs(side, side)
     maps = model.condition(y)
-    before = model.denoise(noise, times(700), y, maps)
+    before = model.denoise(noise, times(700), maps)
     furthest = 0
     middle = side // 2
     for row, column in ((middle, middle), (middle + 7, middle - 1), (0, side - 1)):
@@ -124,7 +126,7 @@ def test_receptive_radius_is_a_bound(config: ModelConfig) -> None:
             tensor[0, :, row, column] += 1
             # The global spectrum is one vector for all pixels: local by decree, not by operator.
             changed = dataclasses.replace(model.condition(y), embedding=maps.embedding)
-            difference = (model.denoise(noise, times(700), y, changed) - before).abs().amax(1)[0]
+            difference = (model.denoise(noise, times(700), changed) - before).abs().amax(1)[0]
             tensor[0, :, row, column] = kept
             rows, columns = torch.nonzero(difference, as_tuple=True)
             distance = torch.maximum((rows - row).abs(), (columns - column).abs())
@@ -150,20 +152,18 @@ def test_condition_of_a_tile_is_that_of_the_frame() -> None:
 
 
 def test_tile_of_a_frame_gives_the_frame_inside_its_margin() -> None:
-    for config in (DEEP_TOY, ATTENTION_TOY):
+    for config in (DEEP_TOY, ATTENTION_TOY, WIENER_TOY):
         model = random_denoiser(config, seed=1)
         radius, step = config.receptive_radius, config.alignment
         # An origin that is no multiple of the attention's windows.
         top, left = step, 3 * step
         y, noise = inputs(2 * radius + 8 * step, 2 * radius + 10 * step)
         maps = model.condition(y)
-        whole = model.denoise(noise, times(300), y, maps)
+        whole = model.denoise(noise, times(300), maps)
         height, width = y.shape[2] - top, y.shape[3] - left
         rows, columns = slice(top, top + height), slice(left, left + width)
         cut = maps.crop(top, left, height, width)
-        tile = model.denoise(
-            noise[..., rows, columns], times(300), y[..., rows, columns], cut, (top, left)
-        )
+        tile = model.denoise(noise[..., rows, columns], times(300), cut, (top, left))
         difference = (tile - whole[..., rows, columns])[..., radius:, radius:]
         assert difference.numel() > 0
         assert float(difference.abs().max()) < 1e-5
@@ -176,9 +176,9 @@ def test_samples_of_a_batch_are_independent() -> None:
     y = torch.cat([inputs(64, 64)[0], photo(64, 64, "coffee")[None] * 2 - 1])
     noise = torch.cat([inputs(64, 64, seed)[1] for seed in (1, 2)])
     t = torch.tensor([999, 120])
-    together = model(noise, t, y)
+    together = model(noise, t, y).x0
     for i in range(2):
-        alone = model(noise[i : i + 1], t[i : i + 1], y[i : i + 1])
+        alone = model(noise[i : i + 1], t[i : i + 1], y[i : i + 1]).x0
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-5)
 
 
@@ -187,7 +187,7 @@ def test_samples_of_a_batch_are_independent() -> None:
 def test_other_objectives_run(objective: str, t: int) -> None:
     config = dataclasses.replace(TOY, objective=objective)  # type: ignore[arg-type]
     y, noise = inputs(32, 32)
-    assert bool(torch.isfinite(random_denoiser(config)(noise, times(t), y)).all())
+    assert bool(torch.isfinite(random_denoiser(config)(noise, times(t), y).x0).all())
 
 
 @pytest.mark.parametrize(
@@ -197,6 +197,8 @@ def test_other_objectives_run(objective: str, t: int) -> None:
         ({"decoder_blocks": (1, 1)}, "2 levels need 2 encoder_blocks and 1 decoder_blocks"),
         ({"condition": "time"}, "condition is 'time', not a known one"),
         ({"objective": "x0"}, "objective is 'x0', not one of"),
+        ({"anchor": "gauss"}, "anchor is 'gauss', expected 'wiener' or 'input'"),
+        ({"blur_blocks": (1, 1)}, "blur_channels and blur_blocks need 4 levels each"),
     ],
 )
 def test_impossible_configurations(changes: dict[str, object], message: str) -> None:

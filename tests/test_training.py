@@ -22,10 +22,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from toys import SMALL_PAIRS as DATA
-from toys import TOY, random_denoiser, write_photos
+from toys import TOY, WIENER_TOY, random_denoiser, write_photos
 
 from freqdiff import atomic, train
+from freqdiff.anchor import PSF_SIDE
 from freqdiff.checkpoint import load_model
+from freqdiff.data import Pairs
 from freqdiff.denoiser import Denoiser
 from freqdiff.diffusion import Objective
 from freqdiff.errors import OutputError, TrainingError
@@ -59,10 +61,10 @@ def run(training: Training, until: int | None = None) -> list[float]:
     """Train, and die without warning before step `until`; returns the losses."""
     losses, advance = [], training._advance
 
-    def watched(y: Tensor, x0: Tensor) -> float:
+    def watched(pairs: Pairs) -> float:
         if training.step == until:
             raise KeyboardInterrupt
-        losses.append(advance(y, x0))
+        losses.append(advance(pairs))
         return losses[-1]
 
     training._advance = watched  # type: ignore[method-assign]
@@ -90,34 +92,74 @@ def test_learning_rate() -> None:
     assert learning_rate(cosine, 1000) == 0
 
 
-def some_pairs(count: int = 4) -> tuple[Tensor, Tensor]:
+def some_pairs(count: int = 4, side: int = 16) -> Pairs:
     generator = torch.Generator().manual_seed(0)
-    x0 = 1.6 * torch.rand((count, 3, 16, 16), generator=generator) - 0.8
-    return x0 + 0.1 * torch.randn(x0.shape, generator=generator), x0
+    x0 = 1.6 * torch.rand((count, 3, side, side), generator=generator) - 0.8
+    psf = torch.rand((count, PSF_SIDE, PSF_SIDE), generator=generator)
+    psf /= psf.sum((1, 2), keepdim=True)
+    return Pairs(x0 + 0.1 * torch.randn(x0.shape, generator=generator), x0, psf)
 
 
 def test_loss_of_the_untrained_model() -> None:
     """One step from pure noise gives y: the error of F is (x0 - y) / r."""
-    y, x0 = some_pairs()
+    pairs = some_pairs()
+    y, x0, _ = pairs
     recipe = TrainConfig(terminal_share=1, spectral_loss=0, relative_floor=0.25)
     model = Denoiser(TOY)
-    loss = training_loss(model, TOY, recipe, y, x0, torch.Generator().manual_seed(0))
+    loss = training_loss(model, TOY, recipe, pairs, torch.Generator().manual_seed(0))
     blur = (x0 - y).square().mean((1, 2, 3)) / TOY.residual_std**2
     assert float(loss.detach()) == pytest.approx(float((blur / (blur + 0.25)).mean()), rel=1e-5)
     more = dataclasses.replace(recipe, spectral_loss=0.1)
-    spectral = training_loss(model, TOY, more, y, x0, torch.Generator().manual_seed(0)) - loss
+    spectral = training_loss(model, TOY, more, pairs, torch.Generator().manual_seed(0)) - loss
     # The mean of |N(0, 1) + i N(0, 1)| / sqrt(2) over the spectrum of unit noise is sqrt(pi) / 2.
     expected = 0.1 * math.sqrt(math.pi) / 2 * float((blur.sqrt() / (blur + 0.25).sqrt()).mean())
     assert float(spectral.detach()) == pytest.approx(expected, rel=0.05)
+
+
+def test_loss_of_the_anchor() -> None:
+    """Untrained, the anchor is y, whose relative error is known, and the kernels are a guess."""
+    pairs = some_pairs(side=32)
+    y, x0, psf = pairs
+    recipe = TrainConfig(relative_floor=0.25, psf_loss=0.5)
+    generator = torch.Generator().manual_seed(0)
+    model = Denoiser(WIENER_TOY)
+    loss = training_loss(model, WIENER_TOY, recipe, pairs, generator, anchor_only=True)
+    blur = (x0 - y).square().mean((1, 2, 3)) / TOY.residual_std**2
+    log_psf = model(None, torch.zeros(4), y).blur.log_psf[:, 0, 0]
+    entropy = -(psf.flatten(1) * log_psf).sum(1).mean()
+    expected = float((blur / (blur + 0.25)).mean() + 0.5 * entropy.detach())
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    # Kernels that are not known do not count.
+    unknown = pairs._replace(psf=torch.zeros_like(psf))
+    loss = training_loss(model, WIENER_TOY, recipe, unknown, generator, anchor_only=True)
+    assert float(loss.detach()) == pytest.approx(float((blur / (blur + 0.25)).mean()), rel=1e-5)
+
+
+def test_anchor_learns_alone_at_first(photos: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=12, anchor_steps=5)
+    data = dataclasses.replace(DATA, crop=32)
+    training = Training(tmp_path, photos, WIENER_TOY, recipe, data)
+    start = {name: value.clone() for name, value in training.model.named_parameters()}
+
+    def changed() -> set[str]:
+        parameters = training.model.named_parameters()
+        return {n.split(".")[0] for n, value in parameters if not torch.equal(value, start[n])}
+
+    run(training, until=3)  # a quarter of the steps is less than anchor_steps
+    assert changed() == {"blur"}
+    del training._advance  # the one that stops
+    run(training, until=4)
+    assert changed() == {"blur", "unet"}
 
 
 @pytest.mark.parametrize("objective", ["epsilon", "v"])
 def test_loss_of_the_other_objectives_is_the_error_of_their_target(objective: Objective) -> None:
     """Untrained, F is 0 and its target has unit variance (v: where the noise is strong)."""
     config = dataclasses.replace(TOY, objective=objective)
-    y, x0 = some_pairs(64)
+    pairs = some_pairs(64)
+    y, x0, _ = pairs
     recipe = TrainConfig(terminal_share=1 if objective == "v" else 0, spectral_loss=0)
-    loss = training_loss(Denoiser(config), config, recipe, y, x0, torch.Generator().manual_seed(0))
+    loss = training_loss(Denoiser(config), config, recipe, pairs, torch.Generator().manual_seed(0))
     blur = (x0 - y).square().mean((1, 2, 3)) / config.residual_std**2
     weight = float((1 / (blur + recipe.relative_floor)).mean())
     target = float(x0.square().mean()) if objective == "v" else 1.0
@@ -181,13 +223,13 @@ def test_killed_and_resumed_is_uninterrupted(photos: Path, tmp_path: Path) -> No
         torch.set_num_threads({torch.get_num_threads()})
         training = begin(Path(sys.argv[1]), Path(sys.argv[2]), steps={steps}, save_every=1)
         advance = training._advance
-        training._advance = lambda y, x0: time.sleep(0.05) or advance(y, x0)
+        training._advance = lambda pairs: time.sleep(0.05) or advance(pairs)
         training.run(progress=False)
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(begun), str(photos)]
     process = subprocess.Popen(command)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not (begun / STATE).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.5))
@@ -248,14 +290,19 @@ def test_divergence_stops_and_keeps_the_last_state(
     elif cause == "nan":
         loss = train.training_loss
 
-        def poisoned(*arguments: object) -> Tensor:
-            return loss(*arguments) * (torch.nan if training.step == 6 else 1)  # type: ignore
+        def poisoned(*arguments: object, anchor_only: bool) -> Tensor:
+            value = loss(*arguments, anchor_only=anchor_only)  # type: ignore[arg-type]
+            return value * (torch.nan if training.step == 6 else 1)
 
         monkeypatch.setattr(train, "training_loss", poisoned)
     else:
         # Without any infinity: the last 20 losses far above what was usual.
         training._recent = [0.5] * 199
-        monkeypatch.setattr(train, "training_loss", lambda model, *_: sum_of(model) * 0 + 100)
+
+        def exploded(model: torch.nn.Module, *_: object, anchor_only: bool) -> Tensor:
+            return sum_of(model) * 0 + 100
+
+        monkeypatch.setattr(train, "training_loss", exploded)
     message = r"^Training diverged at step \d+ .*the last state in .* is intact; lower the learning"
     with pytest.raises(TrainingError, match=message):
         training.run(progress=False)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from toys import CALM, picture, write_photos
 from toys import SMALL_PAIRS as DATA
-from toys import picture, write_photos
 
+from blursynth.sensor import linear_to_srgb, srgb_to_linear
+from freqdiff.anchor import PSF_RADIUS, PSF_SIDE
 from freqdiff.data import PairBlocks, batches, list_photos
 from freqdiff.errors import TrainingError
 
@@ -30,11 +33,11 @@ def test_stream_is_a_function_of_seed_and_step(photos: Path) -> None:
     def take(first: int, count: int, workers: int = 0, seed: int = 0) -> list[Tensor]:
         pairs = PairBlocks(photos, dataclasses.replace(DATA, seed=seed))
         stream = batches(pairs, 4, first, workers)
-        return [torch.cat(next(stream)) for _ in range(count)]
+        return [torch.cat([v.flatten(1) for v in next(stream)], 1) for _ in range(count)]
 
     # Blocks of 8 pairs, shown twice, are 4 steps of 4.
     whole = take(0, 10)
-    assert whole[0].shape == (8, 3, 16, 16)
+    assert whole[0].shape == (4, 2 * 3 * 16 * 16 + PSF_SIDE**2)
     assert float(whole[0].abs().max()) <= 1
     for first, workers in ((0, 1), (3, 0), (4, 0), (6, 1)):
         for ours, expected in zip(take(first, 10 - first, workers), whole[first:], strict=True):
@@ -45,7 +48,7 @@ def test_stream_is_a_function_of_seed_and_step(photos: Path) -> None:
 
 def test_pairs_are_aligned_and_blurred(photos: Path) -> None:
     data = dataclasses.replace(DATA, crop=64, pairs_per_block=32)
-    blurred, sharp = (v.float() / 255 for v in PairBlocks(photos, data).pairs(0))
+    blurred, sharp = (v.float() / 255 for v in PairBlocks(photos, data).pairs(0)[:2])
     assert blurred.shape == sharp.shape == (32, 3, 64, 64)
     errors = []
     for dy, dx in ((0, 0), (0, 6), (6, 0), (0, -6), (-6, 0)):
@@ -54,6 +57,33 @@ def test_pairs_are_aligned_and_blurred(photos: Path) -> None:
     assert errors[0] < 0.7 * min(errors[1:])
     fine = [float(v.diff(dim=3).abs().mean()) for v in (blurred, sharp)]
     assert fine[0] < 0.8 * fine[1]
+
+
+def test_kernels_explain_the_blur(photos: Path) -> None:
+    """However a pair was turned, the sharp photo blurred by its kernel is the blurred one."""
+    recipe = dataclasses.replace(CALM, shake=1, unblurred=0, max_motion_px=10)
+    data = dataclasses.replace(DATA, crop=64, pairs_per_block=16, recipe=recipe)
+    stream = batches(PairBlocks(photos, data), 4, 0, 0)
+    left, blur = [], []
+    for _ in range(8):
+        blurred, sharp, psf = next(stream)
+        torch.testing.assert_close(psf.sum((1, 2)), torch.ones(4))
+        linear = srgb_to_linear(sharp / 2 + 0.5).transpose(0, 1)
+        again = F.conv2d(linear, psf[:, None].flip(2, 3), groups=4).transpose(0, 1)
+        expected = blurred[..., PSF_RADIUS:-PSF_RADIUS, PSF_RADIUS:-PSF_RADIUS] / 2 + 0.5
+        left.append(float((linear_to_srgb(again) - expected).abs().mean()) * 255)
+        inner = sharp[..., PSF_RADIUS:-PSF_RADIUS, PSF_RADIUS:-PSF_RADIUS] / 2 + 0.5
+        blur.append(float((inner - expected).abs().mean()) * 255)
+    # 8 bit, and roll, which changes the kernel a little from the middle of the crop outwards.
+    assert max(left) < 1
+    assert min(blur) > 1.5
+    assert sum(left) < 0.2 * sum(blur)
+
+
+def test_layers_have_no_single_kernel(photos: Path) -> None:
+    recipe = dataclasses.replace(CALM, shake=1, unblurred=0, layer=1)
+    data = dataclasses.replace(DATA, recipe=recipe)
+    assert not bool(PairBlocks(photos, data).pairs(0).psf.any())
 
 
 def first_batch(folder: Path, workers: int = 0, batch: int = 4) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -18,7 +19,12 @@ from freqdiff.denoiser import Denoiser
 from freqdiff.model import ModelConfig
 
 TOY = ModelConfig(
-    "toy", channels=(16, 16), encoder_blocks=(1, 1), decoder_blocks=(1,), embedding=16
+    "toy",
+    channels=(16, 16),
+    encoder_blocks=(1, 1),
+    decoder_blocks=(1,),
+    embedding=16,
+    anchor="input",
 )
 """Two levels: alignment 8, receptive radius 56, so that tiles of 304 px are possible."""
 
@@ -28,6 +34,7 @@ DEEP_TOY = ModelConfig(
     encoder_blocks=(1, 1, 1),
     decoder_blocks=(1, 1),
     embedding=16,
+    anchor="input",
 )
 ATTENTION_TOY = ModelConfig(
     "attention toy",
@@ -36,7 +43,13 @@ ATTENTION_TOY = ModelConfig(
     decoder_blocks=(1,),
     attention=(1,),
     embedding=16,
+    anchor="input",
 )
+WIENER_TOY = dataclasses.replace(
+    TOY, name="Wiener toy", anchor="wiener", blur_channels=(8, 8, 8, 8), blur_blocks=(0, 0, 0, 1)
+)
+"""Estimates the blur: alignment 32."""
+
 CALM = Recipe(
     shake=0, video=0, defocus=0, mixed=0, unblurred=1, layer=0, softness=0, highlights=0, noise=0,
     jpeg=0, tone=0,

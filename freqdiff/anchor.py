@@ -1,0 +1,266 @@
+"""The physics anchor: a local blur estimate from the spectra, and a windowed Wiener filter with it.
+
+The network of this file reads the blur of each 32 px cell off the photo and its Fourier magnitudes:
+a kernel k, the noise to signal ratio n and how much both are to be trusted, m. The Wiener filter
+X = Y (1 + m (W - 1)), W = conj(K) (1 + n) / (|K|^2 + n), inverts long motion exactly where a small
+network cannot; overlap-added, X is the anchor g(y) of the diffusion. At m = 0 it is the photo.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqdiff import spectral
+from freqdiff.layers import ChannelNorm, add_to, zero_layer
+from freqdiff_kernels.reference import taper_weights
+
+CELL = 32
+"""Pitch of the blur estimate in pixels."""
+PSF_RADIUS = 16
+PSF_SIDE = 2 * PSF_RADIUS + 1
+_WINDOW = 2 * CELL
+_UNSHUFFLE = 4
+_NOISE = 1e-2
+_NOISE_BANDS = 4
+_NOISE_GAIN = 3.0
+_KERNEL_WIDTH = 32
+_ROWS_AT_ONCE = 8
+_MARGIN = (_WINDOW - CELL) // 2
+_GROUP, _POOL, _POOL_PAD = 4, 6, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class BlurField:
+    """The estimated blur of each cell; R and C are rows and columns of cells.
+
+    Attributes:
+        log_psf: (B, R, C, 33 * 33) logarithm of the kernel, whose values sum to 1.
+        log_noise: (B, R, C, 4) logarithm of the noise to signal ratio n at 0, 1/6, 1/3 and 1/2
+            cycles per pixel; between them it is linear.
+        trust: (B, R, C) m, 0: leave the photo, 1: the full Wiener filter.
+    """
+
+    log_psf: Tensor
+    log_noise: Tensor
+    trust: Tensor
+
+
+class Residual(nn.Module):
+    """x + conv(silu(conv(norm(x)))), the second convolution from zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        zero_layer(self.conv2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        h = F.silu(self.conv1(self.norm(x)), inplace=not torch.is_grad_enabled())
+        return add_to(self.conv2(h), x)
+
+
+class KernelNet(nn.Module):
+    """Kernel of each group of cells from its mean log magnitude, by convolutions over the shifts.
+
+    Blur multiplies the spectrum of a photo, which falls like 1/f, by |K|: the inverse transform of
+    what is left over is a picture of the kernel's shape (Goldstein and Fattal 2012). Neighbouring
+    shifts are neighbours in that picture, so a small convolutional network turns it into a kernel.
+
+    Args:
+        context: channels of the features of the cells.
+        width: channels.
+    """
+
+    def __init__(self, context: int, width: int) -> None:
+        super().__init__()
+        self.input = nn.Conv2d(4, width, 3, padding=1)
+        self.context = nn.Conv2d(context, width, 1)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=d, dilation=d) for d in (1, 1, 2, 4, 1, 1)
+        )
+        self.output = nn.Conv2d(width, 1, 1)
+
+    def forward(self, magnitude: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Kernels of cells from their scaled log magnitudes (B, 2048, R, C) and features.
+
+        Returns:
+            Logits (B, 33 * 33, R, C), and means of the pictures' features (B, width, R, C).
+        """
+        rows, columns = h.shape[-2:]
+        mean, context = (
+            F.avg_pool2d(v, _POOL, _GROUP, _POOL_PAD, ceil_mode=True, count_include_pad=False)
+            for v in (magnitude, h)
+        )
+        batch, _, up, across = mean.shape
+        pictures = _kernel_pictures(3 * mean.permute(0, 2, 3, 1).flatten(0, 2))
+        x = self.input(pictures)
+        x = x + self.context(context).permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]
+        for conv in self.convs:
+            x = x + F.silu(conv(x))
+        both = torch.cat((self.output(x).flatten(1), x.mean((2, 3))), 1)
+        both = both.reshape(batch, up, across, -1).permute(0, 3, 1, 2)
+        both = F.interpolate(both, scale_factor=_GROUP, mode="bilinear")[:, :, :rows, :columns]
+        return both[:, : PSF_SIDE**2], both[:, PSF_SIDE**2 :]
+
+
+def _kernel_pictures(magnitude: Tensor) -> Tensor:
+    """(N, 2048) packed log magnitudes of 64 px windows -> (N, 4, 33, 33) functions of the shift."""
+    half = magnitude.reshape(-1, _WINDOW, _WINDOW // 2)
+    # Column 0 packs two columns of the spectrum; its upper half mirrors the lower one.
+    first = half[..., 0].clone()
+    first[..., CELL + 1 :] = first[..., 1:CELL].flip(-1)
+    first[..., 0], first[..., CELL] = half[..., 0, 1], half[..., CELL, 1]
+    half = torch.cat((first[..., None], half[..., 1:], half[..., -1:]), -1)
+    white = half + _frequencies(half.device).clamp_min(0.5 / _WINDOW).log()
+    white = white - white.mean((-2, -1), keepdim=True)
+    shifts = torch.arange(-PSF_RADIUS, PSF_RADIUS + 1, device=half.device)
+
+    def picture(spectrum: Tensor, scale: int) -> Tensor:
+        full: Tensor = torch.fft.irfft2(spectrum, s=(_WINDOW, _WINDOW))
+        index = (scale * shifts) % _WINDOW
+        return full[..., index, :][..., index]
+
+    cepstrum = [picture(white, scale) for scale in (1, 2)]
+    zero_phase = picture(white.clamp(-4, 3).exp(), 1)
+    distance = torch.hypot(shifts[:, None].float(), shifts.float()) / PSF_RADIUS
+    pictures = (torch.stack((*cepstrum, zero_phase), 1) * 100).asinh()
+    return torch.cat((pictures, distance.expand_as(pictures[:, :1])), 1)
+
+
+class BlurEstimator(nn.Module):
+    """Photo (B, 3, H, W) in [-1, 1] -> its `BlurField`; H and W are multiples of 32.
+
+    A convolutional trunk on luminance, halved to one position per cell, where the log magnitudes of
+    64 px windows join.
+
+    Args:
+        widths: channels at pitch 4, 8, 16 and 32 px.
+        blocks: residual blocks at each of them.
+        spatial, frequency: what it sees: the luminance, the magnitudes.
+    """
+
+    def __init__(
+        self, widths: tuple[int, ...], blocks: tuple[int, ...], spatial: bool, frequency: bool
+    ) -> None:
+        super().__init__()
+        self.spatial, self.frequency = spatial, frequency
+        self.input = nn.Conv2d(_UNSHUFFLE**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in itertools.pairwise(widths)
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(Residual(width) for _ in range(count)))
+            for width, count in zip(widths, blocks, strict=True)
+        )
+        self.magnitude = nn.Conv2d(_WINDOW**2 // 2, widths[-1], 1)
+        self.norm = ChannelNorm(widths[-1])
+        self.psf = nn.Conv2d(widths[-1], PSF_SIDE**2, 1)
+        self.kernel = KernelNet(widths[-1], _KERNEL_WIDTH)
+        self.hidden = nn.Conv2d(widths[-1] + _KERNEL_WIDTH + 3, 64, 1)
+        self.rest = nn.Conv2d(64, _NOISE_BANDS + 1, 1)
+        zero_layer(self.rest)
+
+    def forward(self, y: Tensor) -> BlurField:
+        """Estimate the blur of each cell."""
+        dtype = self.input.weight.dtype
+        red, green, blue = y.unbind(1)
+        luma = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None].to(dtype)
+        features = spectral.window_features(y.float(), CELL)[:, : _WINDOW**2 // 2].to(dtype)
+        luma, features = luma * float(self.spatial), features * float(self.frequency)
+        h = self.blocks[0](self.input(F.pixel_unshuffle(luma, _UNSHUFFLE)))
+        for level, down in enumerate(self.down, start=1):
+            h = down(h)
+            if level == len(self.down):
+                h = add_to(self.magnitude(features), h)
+            h = self.blocks[level](h)
+        h = self.norm(h)
+        logits, pictures = self.kernel(features, h)
+        log_psf = F.log_softmax((logits + self.psf(h)).permute(0, 2, 3, 1).float(), -1)
+        hidden = torch.cat((h, pictures, _extent(log_psf).permute(0, 3, 1, 2).to(dtype)), 1)
+        rest = self.rest(F.silu(self.hidden(hidden))).permute(0, 2, 3, 1).float()
+        log_noise = _NOISE_GAIN * rest[..., :_NOISE_BANDS] + math.log(_NOISE)
+        return BlurField(log_psf, log_noise, rest[..., _NOISE_BANDS].tanh())
+
+
+def _extent(log_psf: Tensor) -> Tensor:
+    """Entropy and extent of kernels (..., 33 * 33), about unit range: (..., 3)."""
+    psf = log_psf.exp()
+    shifts = torch.arange(-PSF_RADIUS, PSF_RADIUS + 1, device=psf.device).float() / PSF_RADIUS
+    kernels = psf.reshape(*psf.shape[:-1], PSF_SIDE, PSF_SIDE)
+    vertical = (kernels.sum(-1) * shifts.square()).sum(-1)
+    horizontal = (kernels.sum(-2) * shifts.square()).sum(-1)
+    entropy = -(psf * log_psf).sum(-1) / math.log(PSF_SIDE**2)
+    spread = torch.stack((vertical, horizontal), -1)
+    return torch.cat((entropy[..., None], (spread + 1e-4).sqrt()), -1)
+
+
+def wiener(y: Tensor, blur: BlurField) -> Tensor:
+    """Windowed Wiener filter, g(y).
+
+    Hann windows of 64 px around each cell, overlap-added.
+
+    Args:
+        y: (B, 3, H, W), H and W multiples of 32, any range.
+        blur: of its cells.
+
+    Returns:
+        (B, 3, H, W).
+    """
+    batch, _, height, width = y.shape
+    rows, columns = height // CELL, width // CELL
+    # Blur leaves means alone, so the filter gets what is above them: flat areas stay flat.
+    detail = y - F.interpolate(F.avg_pool2d(y, CELL), scale_factor=CELL, mode="bilinear")
+    padded = F.pad(detail, (_MARGIN,) * 4, mode="reflect")
+    taper = taper_weights(_WINDOW, "hann", y.dtype, y.device)
+    change = torch.zeros_like(padded)
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        part = slice(first, min(first + _ROWS_AT_ONCE, rows))
+        span = slice(first * CELL, part.stop * CELL + 2 * _MARGIN)
+        windows = padded[:, :, span].unfold(2, _WINDOW, CELL).unfold(3, _WINDOW, CELL)
+        spectrum = torch.fft.rfft2(windows * (taper[:, None] * taper))
+        spectrum = spectrum * _filter_change(blur, part)[:, None]
+        blocks = torch.fft.irfft2(spectrum, s=(_WINDOW, _WINDOW)).permute(0, 1, 4, 5, 2, 3)
+        blocks = blocks.reshape(batch, -1, blocks.shape[4] * columns)
+        size = (span.stop - span.start, padded.shape[-1])
+        change[:, :, span] += F.fold(blocks, size, _WINDOW, stride=CELL)
+    # Two windows overlap everywhere but at the border of the frame.
+    down, across = (_border_gain(taper, length)[:, None] for length in (height, width))
+    return y + change[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN] * (down * across.mT)
+
+
+def _border_gain(taper: Tensor, length: int) -> Tensor:
+    """1 / the sum of the tapers along an axis."""
+    gain = taper.new_ones(length)
+    gain[:_MARGIN] = 1 / taper[_MARGIN:CELL]
+    gain[-_MARGIN:] = gain[:_MARGIN].flip(0)
+    return gain
+
+
+def _frequencies(device: torch.device) -> Tensor:
+    """Radial frequency (64, 33) of a window's half spectrum in cycles per pixel."""
+    fy = torch.fft.fftfreq(_WINDOW, device=device)[:, None]
+    return torch.hypot(fy, torch.fft.rfftfreq(_WINDOW, device=device))
+
+
+def _filter_change(blur: BlurField, rows: slice) -> Tensor:
+    """m (W - 1) of some rows of cells: (B, rows, C, 64, 33) complex."""
+    log_psf, log_noise, trust = blur.log_psf[:, rows], blur.log_noise[:, rows], blur.trust[:, rows]
+    kernels = log_psf.exp().reshape(*log_psf.shape[:-1], PSF_SIDE, PSF_SIDE)
+    pad = _WINDOW - PSF_SIDE
+    centred = F.pad(kernels, (0, pad, 0, pad)).roll((-PSF_RADIUS, -PSF_RADIUS), (-2, -1))
+    transfer = torch.fft.rfft2(centred)
+    knots = torch.arange(_NOISE_BANDS, device=trust.device)[:, None, None]
+    position = (2 * (_NOISE_BANDS - 1) * _frequencies(trust.device)).clamp(max=_NOISE_BANDS - 1)
+    hats = (1 - (position - knots).abs()).clamp_min(0)
+    noise = torch.exp(torch.tensordot(log_noise, hats, 1).clamp(-12, 8))
+    power = transfer.real.square() + transfer.imag.square()
+    filters: Tensor = transfer.conj() * ((1 + noise) / (power + noise))
+    return (filters - 1) * trust[..., None, None]
