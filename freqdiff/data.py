@@ -53,7 +53,7 @@ class DataConfig:
         recipe: distribution of the blur.
     """
 
-    crop: int = 128
+    crop: int = 256
     pairs_per_block: int = 256
     reuse: int = 2
     candidates: int = 3

@@ -52,7 +52,7 @@ class TrainConfig:
         seed: of weights, noise and data.
     """
 
-    steps: int = 40_000
+    steps: int = 20_000
     batch: int = 8
     learning_rate: float = 1e-3
     warmup: int = 300
@@ -62,9 +62,9 @@ class TrainConfig:
     ema: float = 0.999
     terminal_share: float = 0.9
     spectral_loss: float = 0.1
-    anchor_steps: int = 10_000
-    psf_loss: float = 0.3
-    relative_floor: float = 0.1
+    anchor_steps: int = 5_000
+    psf_loss: float = 0.2
+    relative_floor: float = 0.003
     validate_every: int = 1000
     save_every: int = 1000
     seed: int = 0
