@@ -214,8 +214,8 @@ def wiener(y: Tensor, blur: BlurField) -> Tensor:
     Returns:
         (B, 3, H, W).
     """
-    batch, _, height, width = y.shape
-    rows, columns = height // CELL, width // CELL
+    height, width = y.shape[-2:]
+    rows = height // CELL
     # Blur leaves means alone, so the filter gets what is above them: flat areas stay flat.
     detail = y - F.interpolate(F.avg_pool2d(y, CELL), scale_factor=CELL, mode="bilinear")
     padded = F.pad(detail, (_MARGIN,) * 4, mode="reflect")
@@ -227,13 +227,16 @@ def wiener(y: Tensor, blur: BlurField) -> Tensor:
         windows = padded[:, :, span].unfold(2, _WINDOW, CELL).unfold(3, _WINDOW, CELL)
         spectrum = torch.fft.rfft2(windows * (taper[:, None] * taper))
         spectrum = spectrum * _filter_change(blur, part)[:, None]
-        blocks = torch.fft.irfft2(spectrum, s=(_WINDOW, _WINDOW)).permute(0, 1, 4, 5, 2, 3)
-        blocks = blocks.reshape(batch, -1, blocks.shape[4] * columns)
-        size = (span.stop - span.start, padded.shape[-1])
-        change[:, :, span] += F.fold(blocks, size, _WINDOW, stride=CELL)
+        filtered = torch.fft.irfft2(spectrum, s=(_WINDOW, _WINDOW))
+        # Every other window: side by side, without overlap.
+        for down, across in itertools.product((0, 1), repeat=2):
+            windows = filtered[:, :, down::2, across::2].transpose(3, 4)
+            area = change[:, :, (first + down) * CELL :, across * CELL :]
+            area = area[:, :, : windows.shape[2] * _WINDOW, : windows.shape[4] * _WINDOW]
+            area.unflatten(3, (-1, _WINDOW)).unflatten(2, (-1, _WINDOW)).add_(windows)
     # Two windows overlap everywhere but at the border of the frame.
-    down, across = (_border_gain(taper, length)[:, None] for length in (height, width))
-    return y + change[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN] * (down * across.mT)
+    gains = [_border_gain(taper, length) for length in (height, width)]
+    return y + change[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN] * torch.outer(*gains)
 
 
 def _border_gain(taper: Tensor, length: int) -> Tensor:

@@ -168,8 +168,7 @@ class Deblurrer(nn.Module):
                 torch.cat(tiles), starts, plan.size, margin=plan.margin, channels_last=True
             )[None]
 
-        noise = frame_noise(seed, *size).to(device)
-        result = ddim(denoise, noise, steps)
+        result = ddim(denoise, frame_noise(seed, *size).to(device), steps)
         return (result[..., :height, :width] * 0.5 + 0.5).float().cpu(), len(plan.positions)
 
     def _tile(

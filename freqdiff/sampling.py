@@ -62,6 +62,7 @@ def ddim(
     levels = signal_levels()
     times = trailing_timesteps(steps)
     x = noise
+    del noise  # 100 MB at 4K, and so is x0 below
     for i, t in enumerate(times):
         x0 = denoise(x, t).clamp_(-1, 1)
         if callback is not None:
@@ -74,6 +75,7 @@ def ddim(
         along = math.sqrt(max(0.0, s_next * s_next - sigma * sigma)) / s
         # x' = a' x0 + along (x - a x0) + sigma fresh
         x = torch.add(x * along, x0, alpha=a_next - along * a)
+        del x0
         if sigma > 0:
             assert step_noise is not None
             x = x.add_(step_noise(i), alpha=sigma)
