@@ -231,9 +231,9 @@ def wiener(y: Tensor, blur: BlurField) -> Tensor:
         # Every other window: side by side, without overlap.
         for down, across in itertools.product((0, 1), repeat=2):
             windows = filtered[:, :, down::2, across::2].transpose(3, 4)
-            area = change[:, :, (first + down) * CELL :, across * CELL :]
-            area = area[:, :, : windows.shape[2] * _WINDOW, : windows.shape[4] * _WINDOW]
-            area.unflatten(3, (-1, _WINDOW)).unflatten(2, (-1, _WINDOW)).add_(windows)
+            top, left = (first + down) * CELL, across * CELL
+            size = (windows.shape[2] * _WINDOW, windows.shape[4] * _WINDOW)
+            change[:, :, top : top + size[0], left : left + size[1]].view_as(windows).add_(windows)
     # Two windows overlap everywhere but at the border of the frame.
     gains = [_border_gain(taper, length) for length in (height, width)]
     return y + change[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN] * torch.outer(*gains)
