@@ -27,7 +27,7 @@ PHOTOS = Path(__file__).parent / "demo"
 SHAKE = Recipe(
     shake=1, video=0, defocus=0, mixed=0, unblurred=0, min_motion_px=7, max_motion_px=7, layer=0
 )
-SEED = 3
+SEED = 4  # of the seeds 1 to 11 the one with the median gain
 
 
 def tensor(photo: Image.Image) -> Tensor:
