@@ -2,8 +2,10 @@
 
 The network of this file reads the blur of each 32 px cell off the photo and its Fourier magnitudes:
 a kernel k, the noise to signal ratio n and how much both are to be trusted, m. The Wiener filter
-X = Y (1 + m (W - 1)), W = conj(K) (1 + n) / (|K|^2 + n), inverts long motion exactly where a small
-network cannot; overlap-added, X is the anchor g(y) of the diffusion. At m = 0 it is the photo.
+X = Y (1 + m (W - 1)), W = (conj(K) + n) / (|K|^2 + n), inverts long motion exactly where a small
+network cannot; overlap-added, X is the anchor g(y) of the diffusion. With this W it minimises
+|K X - Y|^2 + n |X - Y|^2: where noise or blur left nothing to invert, the photo stays, and so it
+does at m = 0.
 """
 
 from __future__ import annotations
@@ -265,5 +267,5 @@ def _filter_change(blur: BlurField, rows: slice) -> Tensor:
     hats = (1 - (position - knots).abs()).clamp_min(0)
     noise = torch.exp(torch.tensordot(log_noise, hats, 1).clamp(-12, 8))
     power = transfer.real.square() + transfer.imag.square()
-    filters: Tensor = transfer.conj() * ((1 + noise) / (power + noise))
+    filters: Tensor = (transfer.conj() + noise) / (power + noise)
     return (filters - 1) * trust[..., None, None]

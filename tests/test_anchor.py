@@ -61,6 +61,18 @@ def test_no_blur_and_no_trust_leave_the_photo() -> None:
     torch.testing.assert_close(wiener(y, field(line(0, 1, 1), 3, 4)), y, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("noise", [0.3, 3.0, 30.0])
+def test_wrong_kernel_does_not_blur(noise: float) -> None:
+    """Where the noise forbids to invert a kernel, the photo stays as it is."""
+    sharp = photo(128, 160, "rocket")[None] * 2 - 1
+    blur = field(line(0, 1, 13), 4, 5)
+    blur = dataclasses.replace(blur, log_noise=torch.full_like(blur.log_noise, math.log(noise)))
+    result = wiener(sharp, blur)
+    assert float(result.diff(dim=-1).abs().mean() / sharp.diff(dim=-1).abs().mean()) > 0.95
+    if noise > 1:
+        assert psnr(result, sharp) > 30
+
+
 def test_flat_areas_and_means_are_kept() -> None:
     blur = field(line(1, 1, 9), 4, 5)
     flat = torch.full((1, 3, 128, 160), 0.25)
