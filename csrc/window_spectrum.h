@@ -123,6 +123,15 @@ void separate_column(FeatureScratch<P, S>& scratch) {
   }
 }
 
+// Whether vectors can be loaded from the rows of the image as they are.
+template <int P, typename S>
+bool readable_in_place(const FeatureJob& job, const Group& group) {
+  constexpr Dtype kOwn = std::is_same_v<S, double> ? Dtype::kFloat64 : Dtype::kFloat32;
+  bool readable = P % kLanes == 0 && job.rgb && job.dtype == kOwn;
+  for (const Group::Window& window : group.windows) readable = readable && window.inside;
+  return readable;
+}
+
 // Loads one plane of a group of windows and transforms it to slots. The window is rolled by half
 // its size, which multiplies the spectrum by (-1)^(u+v).
 template <int P, typename S>
@@ -130,16 +139,19 @@ void transform_group(const FeatureJob& job, const Group& group, int plane, const
                      FeatureScratch<P, S>& scratch) {
   constexpr int kPitch = FeatureScratch<P, S>::kPitch;
   constexpr int kRowPitch = FeatureScratch<P, S>::kRowPitch;
+  const bool direct = readable_in_place<P, S>(job, group);
   for (int row = 0; row < P; row += 2) {
     // Rows of all lanes together: neighbouring windows continue each other's rows.
-    with_type(job.dtype, [&](auto type) {
-      for (int i = 0; i < 2; ++i) {
-        for (int lane = 0; lane < kLanes; ++lane) {
-          load_row<P, S, decltype(type)>(job, group.windows[lane], plane, row + i,
-                                         scratch.rows + lane * kRowPitch + i * P);
+    if (!direct) {
+      with_type(job.dtype, [&](auto type) {
+        for (int i = 0; i < 2; ++i) {
+          for (int lane = 0; lane < kLanes; ++lane) {
+            load_row<P, S, decltype(type)>(job, group.windows[lane], plane, row + i,
+                                           scratch.rows + lane * kRowPitch + i * P);
+          }
         }
-      }
-    });
+      });
+    }
     if (plane + 1 < job.planes()) {
       prefetch_rows<P>(job, group, plane + 1, row);
     } else {
@@ -149,7 +161,11 @@ void transform_group(const FeatureJob& job, const Group& group, int plane, const
     for (int start = 0; start < 2 * P; start += kLanes) {
       Vec<S>* lines = pixels + start;
       for (int lane = 0; lane < kLanes; ++lane) {
-        lines[lane] = load(scratch.rows + lane * kRowPitch + start);
+        const Group::Window& window = group.windows[lane];
+        lines[lane] = load(
+            direct ? static_cast<const S*>(job.image) + window.base + plane * job.stride_colour +
+                         window.rows[row + start / P] * job.stride_row + window.left + start % P
+                   : scratch.rows + lane * kRowPitch + start);
       }
       transpose<S>(lines);
       for (int i = 0; i < kLanes; ++i) lines[i] *= scratch.weights[row * P + start + i];
