@@ -46,17 +46,13 @@ def expose(image: Tensor, scene: Scene, origin: Tensor, frame_size: tuple[int, i
     light = torch.where(signal, image, linear)
     path = optics.rotation_displacements(scene.rotations, corners, scene.focal_px)
 
-    def transfer(displacements: Tensor, defocus: Tensor) -> Tensor:
-        limited = displacements.clamp(-MARGIN, MARGIN)
-        weights = scene.weights[:, None].expand(limited.shape[:-1])
-        disk = optics.disk_transfer(defocus, scene.softness_px, size)
-        return optics.path_transfer(limited, weights, size) * disk[:, None]
-
-    result = optics.apply_transfer(light, transfer(path, scene.defocus_px[:, 0]), MARGIN)
+    blur = _transfer(scene, path, scene.defocus_px[:, 0], size)
+    result = optics.apply_transfer(light, blur, MARGIN)
     if scene.has_layer:
         mask = front_mask(scene, origin - MARGIN, size)
         layer = torch.cat((light * mask, mask), 1)
-        front = transfer(path + scene.object_shift[:, None], scene.defocus_px[:, 1])
+        shifted = path + scene.object_shift[:, None]
+        front = _transfer(scene, shifted, scene.defocus_px[:, 1], size)
         layer = optics.apply_transfer(layer, front, MARGIN)
         result = result * (1 - layer[:, 3:]) + layer[:, :3]
     return result[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
@@ -74,14 +70,23 @@ def point_spread(scene: Scene, points: Tensor, radius: int) -> Tensor:
         (B, 2 radius + 1, 2 radius + 1), each with sum 1.
     """
     size = (4 * MARGIN, 4 * MARGIN)
-    path = optics.rotation_displacements(scene.rotations, points[:, None], scene.focal_px)[:, 0]
-    motion = optics.path_transfer(path.clamp(-MARGIN, MARGIN), scene.weights, size)
-    disk = optics.disk_transfer(scene.defocus_px[:, 0], scene.softness_px, size)
-    kernels = torch.fft.fftshift(torch.fft.irfft2(motion * disk, s=size), dim=(-2, -1))
+    path = optics.rotation_displacements(scene.rotations, points[:, None], scene.focal_px)
+    transfer = _transfer(scene, path, scene.defocus_px[:, 0], size)[:, 0]
+    kernels = torch.fft.fftshift(torch.fft.irfft2(transfer, s=size), dim=(-2, -1))
     inner = slice(size[0] // 2 - radius, size[0] // 2 + radius + 1)
     kernels = kernels[:, inner, inner].clamp_min(0)
     normal: Tensor = kernels / kernels.sum((1, 2), keepdim=True)
     return normal
+
+
+def _transfer(
+    scene: Scene, displacements: Tensor, defocus: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Transfer functions (B, K, H, W // 2 + 1) of paths (B, K, N, 2) out of focus by (B,) px."""
+    limited = displacements.clamp(-MARGIN, MARGIN)
+    weights = scene.weights[:, None].expand(limited.shape[:-1])
+    disk = optics.disk_transfer(defocus, scene.softness_px, size)
+    return optics.path_transfer(limited, weights, size) * disk[:, None]
 
 
 def front_mask(scene: Scene, origin: Tensor, size: tuple[int, int]) -> Tensor:

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdiff import spectral
-from freqdiff.layers import ChannelNorm, add_to, zero_layer
-from freqdiff_kernels.reference import taper_weights
+from freqdiff.layers import ChannelNorm, add_residual, add_to, zero_layer
+from freqdiff_kernels.reference import planes, taper_weights
 
 CELL = 32
 """Pitch of the blur estimate in pixels."""
@@ -65,8 +65,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        h = F.silu(self.conv1(self.norm(x)), inplace=not torch.is_grad_enabled())
-        return add_to(self.conv2(h), x)
+        return add_residual(x, self.norm(x), self.conv1, self.conv2)
 
 
 class KernelNet(nn.Module):
@@ -102,7 +101,9 @@ class KernelNet(nn.Module):
             for v in (magnitude, h)
         )
         batch, _, up, across = mean.shape
-        pictures = _kernel_pictures(3 * mean.permute(0, 2, 3, 1).flatten(0, 2))
+        pictures = _kernel_pictures(
+            spectral.MAGNITUDE_SCALE * mean.permute(0, 2, 3, 1).flatten(0, 2)
+        )
         x = self.input(pictures)
         x = x + self.context(context).permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]
         for conv in self.convs:
@@ -173,8 +174,7 @@ class BlurEstimator(nn.Module):
     def forward(self, y: Tensor) -> BlurField:
         """Estimate the blur of each cell."""
         dtype = self.input.weight.dtype
-        red, green, blue = y.unbind(1)
-        luma = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None].to(dtype)
+        luma = planes(y, "luma").to(dtype)
         features = spectral.window_features(y.float(), CELL)[:, : _WINDOW**2 // 2].to(dtype)
         luma, features = luma * float(self.spatial), features * float(self.frequency)
         h = self.blocks[0](self.input(F.pixel_unshuffle(luma, _UNSHUFFLE)))

@@ -21,6 +21,12 @@ def add_to(fresh: Tensor, other: Tensor) -> Tensor:
     return fresh + other if torch.is_grad_enabled() else fresh.add_(other)
 
 
+def add_residual(x: Tensor, normal: Tensor, conv1: nn.Conv2d, conv2: nn.Conv2d) -> Tensor:
+    """x + conv2(silu(conv1(normal))): the core of all residual blocks."""
+    h = F.silu(conv1(normal), inplace=not torch.is_grad_enabled())
+    return add_to(conv2(h), x)
+
+
 class ChannelNorm(nn.Module):
     """Normalises the channels of each position on its own: no statistics over the image."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from freqdiff import diffusion, spectral
 from freqdiff.anchor import CELL
-from freqdiff.layers import ChannelNorm, add_to, zero_layer
+from freqdiff.layers import ChannelNorm, add_residual, add_to, zero_layer
 from freqdiff_kernels import ops
 
 Condition = Literal["freq+spatial", "freq", "spatial"]
@@ -169,8 +169,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor, origin: tuple[int, int]) -> Tensor:
         """(B, C, H, W) and (B, E) -> (B, C, H, W)."""
         scale, shift = self.film(embedding).chunk(2, 1)
-        h = self.conv1(self.norm(x, 1 + scale, shift))
-        x = add_to(self.conv2(F.silu(h, inplace=not torch.is_grad_enabled())), x)
+        x = add_residual(x, self.norm(x, 1 + scale, shift), self.conv1, self.conv2)
         return x if self.attention is None else self.attention(x, origin)
 
 

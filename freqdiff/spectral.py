@@ -12,6 +12,8 @@ from freqdiff_kernels import ops
 RADIAL_BANDS = 6
 ANGULAR_BANDS = 4
 GLOBAL_FEATURES = RADIAL_BANDS * ANGULAR_BANDS
+MAGNITUDE_SCALE = 3.0
+"""`window_features` divides log magnitudes by it, to about unit range."""
 _GLOBAL_WINDOW = 32
 
 
@@ -31,7 +33,7 @@ def window_features(photo: Tensor, pitch: int) -> Tensor:
     """
     features = ops.fft_features(photo * 0.5 + 0.5, 2 * pitch, pitch, taper="hann", layout="luma")
     slots = features.shape[-1] // 3
-    features[..., :slots].sub_(math.log(2 * pitch) - 3).mul_(1 / 3)
+    features[..., :slots].sub_(math.log(2 * pitch) - 3).mul_(1 / MAGNITUDE_SCALE)
     return features.permute(0, 3, 1, 2)
 
 
