@@ -64,14 +64,23 @@ int64_t groups(const FeatureJob& job, const Kernels& set) {
   return (job.tokens() + set.lanes - 1) / set.lanes;
 }
 
+// The dtype of features or their gradient. Values are computed in double for float64 images alone.
+Dtype features_type(ScalarType type, const FeatureJob& job, const char* name) {
+  const Dtype dtype = stored_type(type, name);
+  STD_TORCH_CHECK(
+      is_floating(dtype) && (dtype == Dtype::kFloat64) == (job.dtype == Dtype::kFloat64), name,
+      " is ", torch::headeronly::toString(type),
+      ", expected a floating dtype, float64 exactly where the image is float64");
+  return dtype;
+}
+
 Tensor fft_features(const Tensor& input, int64_t window, int64_t stride, const std::string& taper,
-                    const std::string& layout) {
+                    const std::string& layout, ScalarType type) {
   const Tensor image = with_adjacent_pixels(input);
   FeatureJob job = make_job(image, window, stride, taper, layout);
-  const ScalarType type = is_floating(job.dtype) ? image.scalar_type() : ScalarType::Float;
+  job.features_dtype = features_type(type, job, "dtype");
   Tensor features = empty_cpu(features_shape(job), type);
   job.features = features.mutable_data_ptr();
-  job.features_dtype = stored_type(type, "features");
   job.stream = should_stream(features.numel() * int64_t(features.element_size()));
   const Kernels& set = kernels(job.dtype == Dtype::kFloat64);
   parallel_pieces(groups(job, set), 1,
@@ -88,9 +97,6 @@ Tensor fft_features_backward(const Tensor& grad_input, const Tensor& input, int6
   FREQDIFF_CHECK_DIM(grad_input, 4, "(B, H/S, W/S, channels)");
   const std::vector<int64_t> shape = features_shape(job);
   for (int axis = 0; axis < 4; ++axis) FREQDIFF_CHECK_SIZE(grad_input, axis, shape[axis]);
-  STD_TORCH_CHECK(grad_input.scalar_type() == image.scalar_type(), "grad has dtype ",
-                  torch::headeronly::toString(grad_input.scalar_type()), ", expected ",
-                  torch::headeronly::toString(image.scalar_type()));
   const Tensor grad = torch::stable::contiguous(grad_input);
 
   const bool wide = job.dtype == Dtype::kFloat64;
@@ -98,7 +104,7 @@ Tensor fft_features_backward(const Tensor& grad_input, const Tensor& input, int6
                                  wide ? ScalarType::Double : ScalarType::Float);
   Tensor image_grad = empty_cpu({job.batch, 3, job.height, job.width}, image.scalar_type());
   job.features = const_cast<void*>(grad.const_data_ptr());
-  job.features_dtype = job.dtype;
+  job.features_dtype = features_type(grad.scalar_type(), job, "dtype of grad");
   job.window_grad = window_grad.mutable_data_ptr();
   job.image_grad = image_grad.mutable_data_ptr();
   const Kernels& set = kernels(wide);

@@ -139,8 +139,8 @@ class HaloAttention(nn.Module):
         self.norm = ChannelNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        span = WINDOW + 2 * HALO
-        self.bias = nn.Parameter(torch.zeros(self.heads, WINDOW * WINDOW, span * span))
+        span = 2 * (WINDOW + HALO) - 1
+        self.bias = nn.Parameter(torch.zeros(self.heads, span, span))
         zero_layer(self.out)
 
     def forward(self, x: Tensor, origin: tuple[int, int]) -> Tensor:

@@ -58,10 +58,18 @@ def check_features(image: Tensor, window: int, stride: int, taper: str, layout: 
     check_image(image, stride)
 
 
-def check_bands(image: Tensor, window: int, radial: int, angular: int) -> None:
-    """Arguments of `band_energy`."""
-    check_choice("window", window, WINDOWS)
-    check_image(image, window)
+def check_features_dtype(dtype: torch.dtype, image: Tensor) -> None:
+    """A floating dtype of spectral features: float64 exactly where the image is float64."""
+    check_dtype("dtype", dtype, FLOATS)
+    if (dtype == torch.float64) != (image.dtype == torch.float64):
+        raise TypeError(
+            f"dtype is {_names((dtype,))} and that of image {_names((image.dtype,))}, "
+            "expected float64 for both or for none"
+        )
+
+
+def check_bands(radial: int, angular: int) -> None:
+    """Numbers of bands of `fft_bands`."""
     for name, value in (("radial", radial), ("angular", angular)):
         if value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1")
@@ -128,6 +136,12 @@ def check_stitch(
     check_cover("x", starts[1], tiles.shape[3], size[1], margin)
 
 
+def check_same_device(name: str, tensor: Tensor, other: str, expected: torch.device) -> None:
+    """ValueError unless `tensor` lies on the device of another tensor."""
+    if tensor.device != expected:
+        raise ValueError(f"{name} is on {tensor.device}, expected that of {other}, {expected}")
+
+
 def check_attention(
     q: Tensor, k: Tensor, v: Tensor, window: int, halo: int, bias: Tensor | None
 ) -> None:
@@ -139,11 +153,37 @@ def check_attention(
                 f"{name} is {tuple(tensor.shape)} {tensor.dtype}, "
                 f"expected that of q, {tuple(q.shape)} {q.dtype}"
             )
-    if window < 1 or halo < 0:
-        raise ValueError(
-            f"window is {window} and halo is {halo}, expected at least 1 and at least 0"
-        )
+        check_same_device(name, tensor, "q", q.device)
+    if min(q.shape[1:]) < 1:
+        raise ValueError(f"q has shape {tuple(q.shape)}, expected no empty side")
+    if window < 1:
+        raise ValueError(f"window is {window}, expected at least 1")
+    if not 0 <= halo <= window:
+        raise ValueError(f"halo is {halo}, expected 0 to the window, {window}")
     if bias is not None:
-        expected = (q.shape[3], window**2, (window + 2 * halo) ** 2)
+        check_tensor("bias", bias, "heads, R, R", FLOATS)
+        span = 2 * (window + halo) - 1
+        expected = (q.shape[3], span, span)
         if tuple(bias.shape) != expected:
             raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {expected}")
+        check_same_device("bias", bias, "q", q.device)
+
+
+def check_step(x: Tensor, f: Tensor, y: Tensor | None, coefficients: Tensor) -> None:
+    """Arguments of `ddim_step`."""
+    check_tensor("x", x, "B, C, H, W", FLOATS)
+    for name, tensor in (("f", f), ("y", y)):
+        if tensor is None:
+            continue
+        check_tensor(name, tensor, "B, C, H, W", FLOATS)
+        if tensor.shape != x.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, expected that of x, {tuple(x.shape)}"
+            )
+        check_same_device(name, tensor, "x", x.device)
+    check_tensor("coefficients", coefficients, "B, 5", (torch.float32, torch.float64))
+    if tuple(coefficients.shape) != (len(x), 5):
+        raise ValueError(
+            f"coefficients has shape {tuple(coefficients.shape)}, expected ({len(x)}, 5)"
+        )
+    check_same_device("coefficients", coefficients, "x", x.device)

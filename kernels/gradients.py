@@ -42,6 +42,34 @@ def fold_add(blocks: Tensor, height: int, width: int, stride: int) -> Tensor:
     return folded.new_zeros((batch, colours, height, width)).index_add(3, index, folded)
 
 
+def windowed_spectrum_backward(
+    spectrum: Tensor, image: Tensor, stride: int, weights: Tensor, layout: str
+) -> Tensor:
+    """Adjoint of `reference.windowed_spectrum`.
+
+    Args:
+        spectrum: (B, H/S, W/S, G, P, P) gradient, zero in the entries that are not used.
+        image: (B, 3, H, W), for its shape and dtype.
+        stride: S.
+        weights: (P,) one axis of the taper.
+        layout: "luma" or "rgb".
+
+    Returns:
+        (B, 3, H, W) in the dtype of the image.
+    """
+    if image.numel() == 0:
+        return torch.zeros_like(image)
+    window, dtype = spectrum.shape[-1], weights.dtype
+    sign = 1 - 2 * (torch.arange(window, device=weights.device) % 2).to(dtype)
+    spectrum = spectrum * (sign[:, None] * sign[None, :])
+    blocks = torch.fft.ifft2(spectrum, norm="forward").real * (weights[:, None] * weights[None, :])
+    result = fold_add(blocks, image.shape[2], image.shape[3], stride)
+    if layout == "luma":
+        luma = torch.tensor(reference.LUMA_WEIGHTS, dtype=dtype, device=weights.device)
+        result = result * luma[:, None, None]
+    return result.to(image.dtype)
+
+
 def fft_features_backward(
     grad: Tensor, image: Tensor, window: int, stride: int, taper: str, layout: str
 ) -> Tensor:
@@ -52,33 +80,42 @@ def fft_features_backward(
     slot is (t (c, s) + (gc, gs)) / rho; then follow the adjoints of the transform, the taper, the
     windows and the luma.
     """
-    values = reference.planes(image, layout)
-    device, dtype = values.device, values.dtype
-    weights = reference.taper_weights(window, taper, dtype, device)
-    weights = weights[:, None] * weights[None, :]
-    blocks = reference.windows_of(values, window, stride) * weights
-    real, imag = reference.pack_half_plane(reference.half_spectrum(blocks))
+    spectrum, weights = reference.windowed_spectrum(image, window, stride, taper, layout)
+    real, imag = reference.pack_half_plane(spectrum)
     rho = torch.sqrt(real.square() + imag.square() + reference.noise_floor(window) ** 2)
     cosine, sine = real / rho, imag / rho
-
-    colours = values.shape[1]
+    colours = spectrum.shape[-3]
     log_grad, cosine_grad, sine_grad = (
-        grad.to(dtype).reshape(*grad.shape[:-1], colours, 3, window**2 // 2).unbind(-2)
+        grad.to(weights.dtype).reshape(*grad.shape[:-1], colours, 3, window**2 // 2).unbind(-2)
     )
     radial = log_grad - cosine_grad * cosine - sine_grad * sine
-    spectrum = unpack_half_plane(
+    slots = unpack_half_plane(
         (radial * cosine + cosine_grad) / rho, (radial * sine + sine_grad) / rho, window
     )
-    sign = 1 - 2 * (torch.arange(window, device=device) % 2).to(dtype)
-    spectrum = spectrum * (sign[:, None] * sign[None, :])
-    if image.numel() == 0:
-        return torch.zeros_like(image)
-    block_grad = torch.fft.ifft2(spectrum, norm="forward").real * weights
-    result = fold_add(block_grad, image.shape[2], image.shape[3], stride)
-    if layout == "luma":
-        luma = torch.tensor(reference.LUMA_WEIGHTS, dtype=dtype, device=device)
-        result = result * luma[:, None, None]
-    return result.to(image.dtype)
+    return windowed_spectrum_backward(slots, image, stride, weights, layout)
+
+
+def fft_bands_backward(
+    grad: Tensor,
+    image: Tensor,
+    window: int,
+    stride: int,
+    taper: str,
+    layout: str,
+    radial: int,
+    angular: int,
+) -> Tensor:
+    """Gradient of `fft_bands` with respect to its image (B, 3, H, W).
+
+    A band is log(sum of c |X|^2 + floor), so X gets 2 c X times the band's gradient over its power.
+    """
+    spectrum, weights = reference.windowed_spectrum(image, window, stride, taper, layout)
+    shares = reference.band_shares(window, radial, angular, weights)
+    energy = (spectrum.real.square() + spectrum.imag.square()).flatten(-2) @ shares
+    band_grad = grad.to(weights.dtype).reshape(energy.shape) / (energy + reference.BAND_FLOOR)
+    factor = (2 * band_grad @ shares.mT).reshape(spectrum.shape)
+    full = torch.nn.functional.pad(spectrum * factor, (0, window - spectrum.shape[-1]))
+    return windowed_spectrum_backward(full, image, stride, weights, layout)
 
 
 def extract_tiles_backward(
@@ -125,3 +162,19 @@ def stitch_tiles_backward(
         values = spread.index_add(axis, second, values * weight)
     grid = values.reshape(channels, len(ys), height, len(xs), width)
     return grid.permute(1, 3, 0, 2, 4).flatten(0, 1).to(dtype)
+
+
+def ddim_step_backward(
+    grad: Tensor, x: Tensor, f: Tensor, y: Tensor | None, coefficients: Tensor, clamp: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of `ddim_step` with respect to x, f and y; none where the estimate was clamped."""
+    dtype = reference.compute_dtype(x.dtype)
+    cx, cf, cy, kx, k0 = coefficients.to(dtype)[:, :, None, None, None].unbind(1)
+    estimate_grad = k0 * grad
+    if clamp:
+        estimate = cx * x + cf * f
+        estimate = estimate if y is None else estimate + cy * y
+        estimate_grad = torch.where(estimate.abs() <= 1, estimate_grad, 0)
+    y_grad = None if y is None else (cy * estimate_grad).to(y.dtype)
+    x_grad = kx * grad + cx * estimate_grad
+    return x_grad.to(x.dtype), (cf * estimate_grad).to(f.dtype), y_grad

@@ -1,177 +1,41 @@
-"""The operations: schemas, fallbacks, gradients and the public functions.
+"""The public functions: checked arguments, documented results.
 
-Every operation is `torch.ops.freqdiff.NAME`. Its body is the plain-torch reference; the compiled
-extension adds faster kernels to the same operation by dispatch key.
+Each runs `torch.ops.freqdiff.NAME`: differentiable, traceable by torch.compile and torch.export,
+on the fastest backend of the tensor's device (see `backends`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from freqdiff_kernels import checks, gradients, native, reference
+# The imports of shapes and autograd register them.
+from freqdiff_kernels import autograd, checks, reference, registry, shapes  # noqa: F401
+from freqdiff_kernels.registry import backends, use_backend
+
+__all__ = [
+    "backends",
+    "band_energy",
+    "ddim_step",
+    "extract_tiles",
+    "fft_bands",
+    "fft_features",
+    "halo_attention",
+    "stitch_tiles",
+    "use_backend",
+]
 
 Starts = tuple[Sequence[int], Sequence[int]]
 
-_SCHEMAS = {
-    "fft_features": "(Tensor image, int window, int stride, str taper, str layout) -> Tensor",
-    "fft_features_backward": "(Tensor grad, Tensor image, int window, int stride, str taper, "
-    "str layout) -> Tensor",
-    "extract_tiles": "(Tensor image, int[] tile, int[] ys, int[] xs, ScalarType dtype, "
-    "float scale, float shift) -> Tensor",
-    "stitch_tiles": "(Tensor tiles, int[] ys, int[] xs, int[] size, int margin, ScalarType dtype, "
-    "float scale, float shift, bool channels_last) -> Tensor",
-}
-for _name, _schema in _SCHEMAS.items():
-    torch.library.define(f"freqdiff::{_name}", _schema)
-
-_reference_forced = False
-
-
-@contextmanager
-def reference_only() -> Iterator[None]:
-    """Run the plain-torch reference instead of every kernel inside this context."""
-    global _reference_forced
-    before, _reference_forced = _reference_forced, True
-    try:
-        yield
-    finally:
-        _reference_forced = before
-
-
-def _implementation() -> Any:
-    return reference if _reference_forced else torch.ops.freqdiff
-
-
-def backends() -> dict[str, dict[str, str]]:
-    """Live backend per operation and device: {"fft_features": {"cpu": "cpp", "cuda": ...}, ...}.
-
-    "cpp" is the compiled kernel, "reference" plain torch.
-    """
-    names = [name for name in _SCHEMAS if not name.endswith("_backward")]
-    report = {
-        name: {
-            device: "cpp" if native.has_kernel(name, device) else "reference"
-            for device in ("cpu", "cuda")
-        }
-        for name in names
-    }
-    plain = {"cpu": "reference", "cuda": "reference"}
-    return report | {"band_energy": dict(plain), "halo_attention": dict(plain)}
-
-
-def _register_body(name: str, body: Callable[..., Tensor]) -> None:
-    def run(*arguments: Any) -> Tensor:
-        native.warn_fallback(name, arguments[0].device)
-        return body(*arguments)
-
-    torch.library.impl(f"freqdiff::{name}", "CompositeExplicitAutograd", run)
-
-
-_register_body("fft_features", reference.fft_features)
-_register_body("fft_features_backward", gradients.fft_features_backward)
-_register_body("extract_tiles", reference.extract_tiles)
-_register_body("stitch_tiles", reference.stitch_tiles)
-
-
-# Shapes, for tracing.
-
-
-def _fft_features_fake(image: Tensor, window: int, stride: int, taper: str, layout: str) -> Tensor:
-    batch, channels, height, width = image.shape
-    planes = channels if layout == "rgb" else 1
-    dtype = image.dtype if image.dtype.is_floating_point else torch.float32
-    shape = (batch, height // stride, width // stride, planes * 3 * window**2 // 2)
-    return image.new_empty(shape, dtype=dtype)
-
-
-def _fft_features_backward_fake(grad: Tensor, image: Tensor, *options: Any) -> Tensor:
-    return image.new_empty(image.shape)
-
-
-def _extract_tiles_fake(
-    image: Tensor,
-    tile: list[int],
-    ys: list[int],
-    xs: list[int],
-    dtype: torch.dtype,
-    scale: float,
-    shift: float,
-) -> Tensor:
-    shape = (len(ys) * len(xs), image.shape[0], tile[0], tile[1])
-    return torch.empty(shape, dtype=dtype, device=image.device, memory_format=torch.channels_last)
-
-
-def _stitch_tiles_fake(
-    tiles: Tensor,
-    ys: list[int],
-    xs: list[int],
-    size: list[int],
-    margin: int,
-    dtype: torch.dtype,
-    scale: float,
-    shift: float,
-    channels_last: bool,
-) -> Tensor:
-    channels, (height, width) = tiles.shape[1], size
-    if channels_last:
-        return tiles.new_empty((height, width, channels), dtype=dtype).permute(2, 0, 1)
-    return tiles.new_empty((channels, height, width), dtype=dtype)
-
-
-torch.library.register_fake("freqdiff::fft_features", _fft_features_fake)
-torch.library.register_fake("freqdiff::fft_features_backward", _fft_features_backward_fake)
-torch.library.register_fake("freqdiff::extract_tiles", _extract_tiles_fake)
-torch.library.register_fake("freqdiff::stitch_tiles", _stitch_tiles_fake)
-
-
-# Gradients.
-
-
-def _save_features(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    image, *ctx.arguments = inputs
-    ctx.save_for_backward(image)
-
-
-def _differentiate_features(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (image,) = ctx.saved_tensors
-    result = torch.ops.freqdiff.fft_features_backward(grad, image, *ctx.arguments)
-    return result, None, None, None, None
-
-
-def _save_extract(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    image, _, ys, xs, _, scale, _ = inputs
-    ctx.arguments = (tuple(image.shape[1:]), list(ys), list(xs), image.dtype, scale)
-
-
-def _differentiate_extract(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return gradients.extract_tiles_backward(grad, *ctx.arguments), *(None,) * 6
-
-
-def _save_stitch(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    tiles, ys, xs, _, margin, _, scale, _, _ = inputs
-    ctx.arguments = (list(ys), list(xs), tuple(tiles.shape[2:]), margin, tiles.dtype, scale)
-
-
-def _differentiate_stitch(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return gradients.stitch_tiles_backward(grad, *ctx.arguments), *(None,) * 8
-
-
-for _name, _differentiate, _save in (
-    ("fft_features", _differentiate_features, _save_features),
-    ("extract_tiles", _differentiate_extract, _save_extract),
-    ("stitch_tiles", _differentiate_stitch, _save_stitch),
-):
-    torch.library.register_autograd(f"freqdiff::{_name}", _differentiate, setup_context=_save)
-
-
-# Public functions.
-
 
 def fft_features(
-    image: Tensor, window: int, stride: int, taper: str = "hann", layout: str = "luma"
+    image: Tensor,
+    window: int,
+    stride: int,
+    taper: str = "hann",
+    layout: str = "luma",
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Log magnitude and phase of windowed Fourier spectra, differentiable in the image.
 
@@ -182,31 +46,76 @@ def fft_features(
             outside the image are reflected.
         taper: "hann" (periodic, separable) or "none".
         layout: "luma" (one spectrum per token) or "rgb" (one per colour).
+        dtype: of the result, floating; that of the image (float32 for uint8) if None.
 
     Returns:
         (B, H/S, W/S, G*3*P*P/2), G = 1 or 3, with blocks [log rho | Re X/rho | Im X/rho] of P*P/2
-        channels per plane, rho = sqrt(|X|^2 + e^2), in the dtype of the image (float32 for uint8).
+        channels per plane, rho = sqrt(|X|^2 + e^2), e = P / (255 sqrt(12)), the 8-bit noise floor.
 
     Raises:
         TypeError: unsupported dtype.
         ValueError: wrong shape or option.
     """
     checks.check_features(image, window, stride, taper, layout)
-    result: Tensor = _implementation().fft_features(image, window, stride, taper, layout)
+    dtype = reference.features_dtype(image, dtype)
+    checks.check_features_dtype(dtype, image)
+    result: Tensor = registry.implementation().fft_features(
+        image, window, stride, taper, layout, dtype
+    )
     return result
 
 
-def band_energy(image: Tensor, window: int, radial: int, angular: int) -> Tensor:
-    """Log of the mean window power of (B, 3, H, W) in frequency bands: (B, radial*angular).
+def fft_bands(
+    image: Tensor,
+    window: int,
+    stride: int,
+    radial: int,
+    angular: int,
+    taper: str = "hann",
+    layout: str = "luma",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Log of the mean power of each window in frequency bands, differentiable in the image.
 
-    See `reference.band_energy`. H and W are multiples of `window`.
+    Args:
+        image, window, stride, taper, layout, dtype: as for `fft_features`.
+        radial: rings of equal width up to 0.5 cycles per pixel; what lies beyond, towards the
+            corners, belongs to the last.
+        angular: sectors of the direction of the wave vector over [0, pi).
+
+    Returns:
+        (B, H/S, W/S, G*radial*angular), all sectors of a ring side by side. White noise of variance
+        s^2 gives log(s^2 + f) in every band, f = 1 / (12 * 255^2), the power of 8-bit rounding,
+        which is all that a band without frequencies holds. DC is excluded.
 
     Raises:
         TypeError: unsupported dtype.
         ValueError: wrong shape or option.
     """
-    checks.check_bands(image, window, radial, angular)
-    return reference.band_energy(image, window, radial, angular)
+    checks.check_features(image, window, stride, taper, layout)
+    checks.check_bands(radial, angular)
+    dtype = reference.features_dtype(image, dtype)
+    checks.check_features_dtype(dtype, image)
+    result: Tensor = registry.implementation().fft_bands(
+        image, window, stride, taper, layout, radial, angular, dtype
+    )
+    return result
+
+
+def band_energy(image: Tensor, window: int, radial: int, angular: int) -> Tensor:
+    """Log of the mean power of all windows side by side (Welch) in bands: (B, radial*angular).
+
+    See `fft_bands`; H and W of the image (B, 3, H, W) are multiples of `window`.
+
+    Raises:
+        TypeError: unsupported dtype.
+        ValueError: wrong shape or option.
+    """
+    wide = reference.compute_dtype(image.dtype)
+    bands = fft_bands(image, window, window, radial, angular, dtype=wide)
+    tokens = bands.shape[1] * bands.shape[2]
+    result = torch.logsumexp(bands, (1, 2)) - math.log(tokens)
+    return result.to(reference.features_dtype(image, None))
 
 
 def extract_tiles(
@@ -235,7 +144,7 @@ def extract_tiles(
         dtype = image.dtype if image.dtype.is_floating_point else torch.float32
     ys, xs = list(starts[0]), list(starts[1])
     checks.check_extract(image, tile, (ys, xs), dtype)
-    result: Tensor = _implementation().extract_tiles(
+    result: Tensor = registry.implementation().extract_tiles(
         image, list(tile), ys, xs, dtype, float(scale), float(shift)
     )
     return result
@@ -274,7 +183,7 @@ def stitch_tiles(
     dtype = tiles.dtype if dtype is None else dtype
     ys, xs = list(starts[0]), list(starts[1])
     checks.check_stitch(tiles, (ys, xs), size, margin, dtype)
-    result: Tensor = _implementation().stitch_tiles(
+    result: Tensor = registry.implementation().stitch_tiles(
         tiles, ys, xs, list(size), margin, dtype, float(scale), float(shift), channels_last
     )
     return result
@@ -290,13 +199,58 @@ def halo_attention(
     scale: float | None = None,
     origin: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Attention of window x window blocks of queries to their block plus `halo` pixels around.
+    """Attention of each window x window block of queries to its block plus `halo` pixels around.
 
-    See `reference.halo_attention`; q, k, v and the result are (B, H, W, heads, d).
+    Differentiable in q, k, v and bias; the backward is deterministic.
+
+    Args:
+        q, k, v: (B, H, W, heads, d), any strides, floating; H and W need not be multiples of the
+            window. Keys outside the image are masked.
+        window, halo: in pixels, 0 <= halo <= window.
+        bias: (heads, R, R), R = 2 (window + halo) - 1, relative position bias: entry
+            [h, dy + R // 2, dx + R // 2] is added to the logits of the pairs whose key lies
+            (dy, dx) below and to the right of the query; or None.
+        scale: factor of the logits, d^-0.5 if None.
+        origin: (y, x) of pixel (0, 0) in the frame. The grid of blocks is anchored to the frame, so
+            that a tile gives what the frame gives.
+
+    Returns:
+        (B, H, W, heads, d), contiguous, in the dtype of q.
+
+    Raises:
+        TypeError: unsupported dtype.
+        ValueError: wrong shape or option.
+    """
+    checks.check_attention(q, k, v, window, halo, bias)
+    scale = q.shape[4] ** -0.5 if scale is None else float(scale)
+    result: Tensor = registry.implementation().halo_attention(
+        q, k, v, bias, window, halo, scale, list(origin)
+    )[0]
+    return result
+
+
+def ddim_step(
+    x: Tensor, f: Tensor, y: Tensor | None, coefficients: Tensor, clamp: bool = True
+) -> Tensor:
+    """One step of DDIM with its preconditioning: x' = kx x + k0 x0^, x0^ = cx x + cf f + cy y.
+
+    Covers the anchored, epsilon and v objectives, differentiable in x, f and y (not in the
+    coefficients). kx = 0 and k0 = 1 give the estimate x0^ itself.
+
+    Args:
+        x: (B, C, H, W) the noisy image x_t, floating.
+        f: (B, C, H, W) output of the network, floating, of any dtype.
+        y: (B, C, H, W) what the preconditioning is anchored to, floating, or None where cy = 0.
+        coefficients: (B, 5) float32 (float64 for float64) on the same device: cx, cf, cy, kx, k0.
+        clamp: whether x0^ is clamped to [-1, 1].
+
+    Returns:
+        x' (B, C, H, W) in dtype and memory format of x.
 
     Raises:
         TypeError: unsupported dtype.
         ValueError: wrong shape.
     """
-    checks.check_attention(q, k, v, window, halo, bias)
-    return reference.halo_attention(q, k, v, window, halo, bias, scale, origin)
+    checks.check_step(x, f, y, coefficients)
+    result: Tensor = registry.implementation().ddim_step(x, f, y, coefficients, clamp)
+    return result

@@ -113,7 +113,26 @@ def half_spectrum(blocks: Tensor) -> Tensor:
     return spectrum * centre_signs(window, blocks.dtype, blocks.device)
 
 
-def fft_features(image: Tensor, window: int, stride: int, taper: str, layout: str) -> Tensor:
+def features_dtype(image: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of spectral features: `dtype`, else that of the image, float32 for uint8."""
+    if dtype is not None:
+        return dtype
+    return image.dtype if image.dtype.is_floating_point else torch.float32
+
+
+def windowed_spectrum(
+    image: Tensor, window: int, stride: int, taper: str, layout: str
+) -> tuple[Tensor, Tensor]:
+    """Half spectra (B, H/S, W/S, G, P, P/2+1) of the tapered windows, and one axis of the taper."""
+    values = planes(image, layout)
+    weights = taper_weights(window, taper, values.dtype, values.device)
+    blocks = windows_of(values, window, stride) * (weights[:, None] * weights[None, :])
+    return half_spectrum(blocks), weights
+
+
+def fft_features(
+    image: Tensor, window: int, stride: int, taper: str, layout: str, dtype: torch.dtype
+) -> Tensor:
     """Log magnitude and phase of windowed Fourier spectra, one token per stride x stride block.
 
     Args:
@@ -122,53 +141,79 @@ def fft_features(image: Tensor, window: int, stride: int, taper: str, layout: st
         stride: S, pitch of the tokens in pixels; P or P/2.
         taper: "hann" or "none".
         layout: "luma" (one spectrum per token) or "rgb" (three).
+        dtype: of the result.
 
     Returns:
         (B, H/S, W/S, G*3*P*P/2) with blocks [log rho | Re/rho | Im/rho] per plane, where
-        rho = sqrt(|X|^2 + e^2) and e is the 8-bit noise floor, in the dtype of the image (float32
-        for uint8).
+        rho = sqrt(|X|^2 + e^2) and e is the 8-bit noise floor.
     """
-    values = planes(image, layout)
-    weights = taper_weights(window, taper, values.dtype, values.device)
-    blocks = windows_of(values, window, stride) * (weights[:, None] * weights[None, :])
-    real, imag = pack_half_plane(half_spectrum(blocks))
+    spectrum, _ = windowed_spectrum(image, window, stride, taper, layout)
+    real, imag = pack_half_plane(spectrum)
     rho = torch.sqrt(real.square() + imag.square() + noise_floor(window) ** 2)
     features = torch.stack((rho.log(), real / rho, imag / rho), dim=-2)
-    return features.flatten(-3).to(image.dtype if image.is_floating_point() else torch.float32)
+    return features.flatten(-3).to(dtype)
 
 
-def band_energy(image: Tensor, window: int, radial: int, angular: int) -> Tensor:
-    """Log of the mean window power in radial x angular frequency bands: (B, radial*angular).
+BAND_FLOOR = 1 / (255**2 * 12)
+"""Power per pixel of 8-bit rounding noise, added to every band."""
 
-    The power is that of Hann windows side by side on luma, per pixel and normalised by the taper:
-    white noise of variance s^2 gives s^2 in every band. DC is excluded; frequencies above 0.5
-    cycles per pixel fall in the last radial band; the angle is that of the wave vector in [0, pi).
-    A band without entries holds only the 8-bit noise floor.
+
+def band_shares(window: int, radial: int, angular: int, weights: Tensor) -> Tensor:
+    """What each entry of a half spectrum, squared, adds to the mean power of each frequency band.
+
+    DC is excluded; frequencies above 0.5 cycles per pixel fall in the last radial band; the angle
+    is that of the wave vector in [0, pi). White noise of variance s^2 gives s^2 in every band.
+
+    Args:
+        window: P.
+        radial, angular: number of bands.
+        weights: (P,) one axis of the taper.
+
+    Returns:
+        (P*(P/2+1), radial*angular), one nonzero number per row, in the dtype of the weights.
     """
-    values = planes(image, "luma")
-    device, dtype = values.device, values.dtype
-    taper = taper_weights(window, "hann", dtype, device)
-    blocks = windows_of(values, window, window) * (taper[:, None] * taper[None, :])
-    gain = window**2 * taper.square().mean() ** 2
-    power = (torch.fft.rfft2(blocks).abs().square() / gain).mean(dim=(1, 2, 3)).flatten(1)
-
-    fu = torch.fft.fftfreq(window, dtype=torch.float64, device=device)[:, None]
-    fv = torch.fft.rfftfreq(window, dtype=torch.float64, device=device)[None, :]
+    fu = torch.fft.fftfreq(window, dtype=torch.float64, device=weights.device)[:, None]
+    fv = torch.fft.rfftfreq(window, dtype=torch.float64, device=weights.device)[None, :]
     ring = (radial * torch.hypot(fu, fv) / 0.5).floor().clamp(max=radial - 1)
     angle = torch.remainder(torch.atan2(fu, fv), math.pi)
     sector = (angular * angle / math.pi).floor().clamp(max=angular - 1)
     band = (ring * angular + sector).long().flatten()
     # The columns 0 < v < P/2 stand for two mirrored entries of the full plane.
-    count = torch.full((window, window // 2 + 1), 2.0, dtype=dtype, device=device)
+    count = torch.full_like(ring, 2.0)
     count[:, 0] = count[:, -1] = 1
     count[0, 0] = 0
-    count = count.flatten()
-    total = torch.zeros(len(power), radial * angular, dtype=dtype, device=device)
-    total = total.index_add(1, band, power * count)
-    entries = torch.zeros(radial * angular, dtype=dtype, device=device).index_add(0, band, count)
-    floor = (1 / 255) ** 2 / 12
-    energy = torch.log(total / entries.clamp(min=1) + floor)
-    return energy.to(image.dtype if image.is_floating_point() else torch.float32)
+    shares = count.flatten()[:, None] * F.one_hot(band, radial * angular)
+    gain = window**2 * weights.double().square().mean() ** 2
+    return (shares / (shares.sum(0).clamp(min=1) * gain)).to(weights.dtype)
+
+
+def fft_bands(
+    image: Tensor,
+    window: int,
+    stride: int,
+    taper: str,
+    layout: str,
+    radial: int,
+    angular: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Log of the mean power in radial x angular frequency bands of each window.
+
+    The power is per pixel and normalised by the taper; see `band_shares`. Every band adds the power
+    of 8-bit rounding noise, which is all that a band without entries holds.
+
+    Args:
+        image, window, stride, taper, layout: as for `fft_features`.
+        radial, angular: number of bands along each.
+        dtype: of the result.
+
+    Returns:
+        (B, H/S, W/S, G*radial*angular), the angular bands of one radial band side by side.
+    """
+    spectrum, weights = windowed_spectrum(image, window, stride, taper, layout)
+    power = (spectrum.real.square() + spectrum.imag.square()).flatten(-2)
+    energy = power @ band_shares(window, radial, angular, weights)
+    return torch.log(energy + BAND_FLOOR).flatten(-2).to(dtype)
 
 
 def finish(values: Tensor, dtype: torch.dtype, scale: float, shift: float) -> Tensor:
@@ -272,53 +317,24 @@ def stitch_tiles(
     return image.contiguous()
 
 
-def halo_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    window: int,
-    halo: int,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    origin: tuple[int, int] = (0, 0),
-) -> Tensor:
-    """Attention of each window x window block of queries to its block plus `halo` pixels around.
+def ddim_step(x: Tensor, f: Tensor, y: Tensor | None, coefficients: Tensor, clamp: bool) -> Tensor:
+    """x' = kx x + k0 x0^ with x0^ = cx x + cf f + cy y, clamped to [-1, 1] if wanted.
 
     Args:
-        q, k, v: (B, H, W, heads, d).
-        window, halo: in pixels. Keys outside the image are masked.
-        bias: (heads, window^2, (window + 2 halo)^2), added to the logits, or None.
-        scale: factor of the logits, d^-0.5 if None.
-        origin: (y, x) of pixel (0, 0) in the frame; the grid of blocks is anchored to the frame.
+        x: (B, C, H, W) the noisy image x_t.
+        f: (B, C, H, W) output of the network.
+        y: (B, C, H, W) what the preconditioning is anchored to, or None where cy = 0.
+        coefficients: (B, 5): cx, cf, cy, kx, k0.
+        clamp: whether to clamp x0^.
 
     Returns:
-        (B, H, W, heads, d).
+        (B, C, H, W) in dtype and memory format of x.
     """
-    batch, height, width, heads, depth = q.shape
-    top, left = origin[0] % window, origin[1] % window
-    bottom, right = -(top + height) % window, -(left + width) % window
-    reach = window + 2 * halo
-    rows, columns = (top + height + bottom) // window, (left + width + right) // window
-
-    def blocks(values: Tensor, extra: int, side: int) -> Tensor:
-        pad = (left + extra, right + extra, top + extra, bottom + extra)
-        padded = F.pad(values, (0, 0, 0, 0, *pad))
-        cut = padded.unfold(1, side, window).unfold(2, side, window)
-        # (B, rows, columns, heads, d, side, side) -> (B, blocks, heads, side^2, d)
-        return cut.permute(0, 1, 2, 3, 5, 6, 4).flatten(4, 5).flatten(1, 2)
-
-    inside = torch.ones(1, height, width, 1, 1, dtype=torch.bool, device=q.device)
-    visible = blocks(inside, halo, reach).squeeze(-1)[..., None, :]
-    mask = torch.zeros_like(visible, dtype=q.dtype).masked_fill(~visible, -math.inf)
-    if bias is not None:
-        mask = mask + bias.to(q.dtype)
-    out = F.scaled_dot_product_attention(
-        blocks(q, 0, window),
-        blocks(k, halo, reach),
-        blocks(v, halo, reach),
-        attn_mask=mask,
-        scale=scale,
-    )
-    out = out.reshape(batch, rows, columns, heads, window, window, depth)
-    out = out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
-    return out[:, top : top + height, left : left + width].contiguous()
+    dtype = compute_dtype(x.dtype)
+    cx, cf, cy, kx, k0 = coefficients.to(dtype)[:, :, None, None, None].unbind(1)
+    estimate = cx * x + cf * f
+    if y is not None:
+        estimate = estimate + cy * y
+    if clamp:
+        estimate = estimate.clamp(-1, 1)
+    return torch.empty_like(x).copy_(kx * x + k0 * estimate)

@@ -12,6 +12,11 @@ def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return (values * 255).to(torch.uint8) if dtype == torch.uint8 else values.to(dtype)
 
 
+def plain(image: Tensor, *options: object) -> Tensor:
+    """The reference."""
+    return reference.fft_features(image, *options, reference.features_dtype(image, None))
+
+
 def error(values: Tensor, exact: Tensor) -> float:
     return float((values.double() - exact).norm() / exact.norm())
 
@@ -29,8 +34,8 @@ def test_as_precise_as_torch(
 ) -> None:
     stride = window // overlap
     image = photo(2, 3, 2 * stride, 5 * stride)
-    exact = reference.fft_features(image.double(), window, stride, taper, layout)
-    torch_error = error(reference.fft_features(image, window, stride, taper, layout), exact)
+    exact = plain(image.double(), window, stride, taper, layout)
+    torch_error = error(plain(image, window, stride, taper, layout), exact)
     kernel_error = error(ops.fft_features(image, window, stride, taper, layout), exact)
     assert kernel_error <= 2 * torch_error + data_rounding(image.dtype)
     assert kernel_error <= 1e-6
@@ -41,18 +46,40 @@ def test_as_precise_as_torch(
 def test_dtypes(level: str, dtype: torch.dtype, layout: str) -> None:
     image = photo(1, 3, 32, 48, dtype=dtype)
     features = ops.fft_features(image, 16, 8, "hann", layout)
-    expected = reference.fft_features(image, 16, 8, "hann", layout)
+    expected = plain(image, 16, 8, "hann", layout)
     values = image.double() / 255 if dtype == torch.uint8 else image.double()
-    exact = reference.fft_features(values, 16, 8, "hann", layout)
+    exact = plain(values, 16, 8, "hann", layout)
     assert features.dtype == expected.dtype
     bound = 2 * error(expected, exact) + data_rounding(features.dtype)
     assert error(features, exact) <= bound
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("source", [torch.uint8, torch.float32, torch.bfloat16], ids=str)
+def test_dtype_of_the_result(level: str, source: torch.dtype, dtype: torch.dtype) -> None:
+    image = photo(1, 3, 32, 48, dtype=source)
+    features = ops.fft_features(image, 16, 8, dtype=dtype)
+    assert features.dtype == dtype
+    values = image.double() / 255 if source == torch.uint8 else image.double()
+    exact = plain(values, 16, 8, "hann", "luma")
+    expected = reference.fft_features(image, 16, 8, "hann", "luma", dtype)
+    assert error(features, exact) <= 2 * error(expected, exact) + data_rounding(dtype)
+    if source != torch.uint8:
+        image.requires_grad_()
+        ops.fft_features(image, 16, 8, dtype=dtype).sum().backward()
+        assert image.grad is not None
+        assert image.grad.dtype == source
+
+
+def test_float64_stays_with_float64() -> None:
+    with pytest.raises(TypeError, match="dtype is float64 and that of image float32, expected"):
+        ops.fft_features(photo(1, 3, 32, 48), 16, 8, dtype=torch.float64)
+
+
 def test_float64() -> None:
     for options in ((8, 4, "hann", "rgb"), (32, 32, "none", "luma"), (64, 32, "hann", "luma")):
         image = photo(1, 3, 64, 32, dtype=torch.float64)
-        expected = reference.fft_features(image, *options)
+        expected = plain(image, *options)
         torch.testing.assert_close(ops.fft_features(image, *options), expected)
 
 
@@ -130,7 +157,7 @@ def test_slots_are_the_dft(window: int) -> None:
 def test_backward_as_precise_as_torch(level: str, window: int, stride: int, layout: str) -> None:
     image = photo(2, 3, 3 * stride, 5 * stride)
     options = (window, stride, "hann", layout)
-    shape = reference.fft_features(image, *options).shape
+    shape = plain(image, *options).shape
     grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     exact = gradients.fft_features_backward(grad.double(), image.double(), *options)
     torch_error = error(gradients.fft_features_backward(grad, image, *options), exact)
@@ -169,6 +196,36 @@ def test_not_a_number_stays(level: str) -> None:
     features = ops.fft_features(image, 16, 16)
     assert features[0, 0, 0].isnan().all()
     assert features[0, 0, 1].isfinite().all()
+
+
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+def test_bands_of_noise_are_its_power(layout: str) -> None:
+    noise = 0.1 * torch.randn(1, 3, 512, 512, generator=torch.Generator().manual_seed(0))
+    bands = ops.fft_bands(noise, 32, 16, 4, 3, layout=layout)
+    assert bands.shape == (1, 32, 32, (3 if layout == "rgb" else 1) * 12)
+    luma = 0.299**2 + 0.587**2 + 0.114**2 if layout == "luma" else 1.0
+    power = bands.exp().mean((1, 2)) - reference.BAND_FLOOR
+    torch.testing.assert_close(power, torch.full_like(power, 0.01 * luma), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("window", [8, 16, 32, 64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16], ids=str)
+def test_bands_as_precise_as_torch(level: str, window: int, dtype: torch.dtype) -> None:
+    image = photo(2, 3, window, 3 * window, dtype=dtype)
+    options = (window, window // 2, "hann", "rgb", 4, 3)
+    values = image.double() / 255 if dtype == torch.uint8 else image.double()
+    exact = reference.fft_bands(values, *options, torch.float64)
+    expected = reference.fft_bands(image, *options, torch.float32)
+    bands = ops.fft_bands(image, window, window // 2, 4, 3, "hann", "rgb", torch.float32)
+    assert error(bands, exact) <= 2 * error(expected, exact) + data_rounding(torch.float32)
+
+
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+def test_gradcheck_of_bands(layout: str) -> None:
+    image = photo(1, 3, 8, 12, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda values: ops.fft_bands(values, 8, 4, 2, 3, layout=layout), (image,), fast_mode=True
+    )
 
 
 def test_band_energy_of_noise_and_stripes() -> None:

@@ -11,18 +11,83 @@ from freqdiff_kernels import native, ops
 
 STARTS = ([-2, 20], [0, 30])
 
+
+def attention_inputs() -> tuple[Tensor, ...]:
+    """q, k, v and bias of window 4 and halo 2."""
+    q, k, v = torch.rand(3, 1, 7, 9, 2, 4).unbind()
+    bias = torch.rand(2, 11, 11)
+    return tuple(x.requires_grad_() for x in (q, k, v, bias))
+
+
 CASES = {
     "features": (
         torch.ops.freqdiff.fft_features.default,
-        lambda: (torch.rand(2, 3, 16, 24, requires_grad=True), 16, 8, "hann", "rgb"),
+        lambda: (torch.rand(2, 3, 16, 24, requires_grad=True), 16, 8, "hann", "rgb", torch.float32),
     ),
     "features of bytes": (
         torch.ops.freqdiff.fft_features.default,
-        lambda: (torch.zeros(1, 3, 16, 24, dtype=torch.uint8), 8, 8, "none", "luma"),
+        lambda: (
+            torch.zeros(1, 3, 16, 24, dtype=torch.uint8),
+            8,
+            8,
+            "none",
+            "luma",
+            torch.bfloat16,
+        ),
     ),
     "features backward": (
         torch.ops.freqdiff.fft_features_backward.default,
         lambda: (torch.rand(2, 2, 3, 384), torch.rand(2, 3, 16, 24), 16, 8, "hann", "luma"),
+    ),
+    "bands": (
+        torch.ops.freqdiff.fft_bands.default,
+        lambda: (
+            torch.rand(1, 3, 16, 24, requires_grad=True),
+            *(16, 8, "hann", "rgb", 2, 3, torch.float32),
+        ),
+    ),
+    "bands backward": (
+        torch.ops.freqdiff.fft_bands_backward.default,
+        lambda: (
+            torch.rand(1, 2, 3, 6),
+            torch.rand(1, 3, 16, 24),
+            *(16, 8, "hann", "luma", 2, 3),
+        ),
+    ),
+    "attention": (
+        torch.ops.freqdiff.halo_attention.default,
+        lambda: (*attention_inputs(), 4, 2, 0.3, [1, 2]),
+    ),
+    "attention without bias": (
+        torch.ops.freqdiff.halo_attention.default,
+        lambda: (*attention_inputs()[:3], None, 4, 0, 0.3, [0, 0]),
+    ),
+    "attention backward": (
+        torch.ops.freqdiff.halo_attention_backward.default,
+        lambda: (
+            torch.rand(1, 7, 9, 2, 4),
+            *(x.detach() for x in attention_inputs()),
+            torch.rand(1, 7, 9, 2, 4),
+            torch.rand(1, 7, 9, 2),
+            *(4, 2, 0.3, [1, 2]),
+        ),
+    ),
+    "step": (
+        torch.ops.freqdiff.ddim_step.default,
+        lambda: (
+            torch.rand(2, 3, 4, 5, requires_grad=True),
+            torch.rand(2, 3, 4, 5, dtype=torch.bfloat16, requires_grad=True),
+            torch.rand(2, 3, 4, 5, requires_grad=True),
+            *(torch.rand(2, 5), True),
+        ),
+    ),
+    "step without anchor": (
+        torch.ops.freqdiff.ddim_step.default,
+        lambda: (
+            torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+            torch.rand(2, 3, 4, 5),
+            *(None, torch.rand(2, 5), False),
+        ),
     ),
     "extract": (
         torch.ops.freqdiff.extract_tiles.default,
@@ -101,7 +166,7 @@ def test_compiles_with_the_default_backend() -> None:
 
 def test_reference_can_be_forced() -> None:
     image = torch.rand(1, 3, 32, 32)
-    with ops.reference_only():
+    with ops.use_backend("reference"):
         plain = ops.fft_features(image, 16, 16)
     torch.testing.assert_close(ops.fft_features(image, 16, 16), plain, rtol=1e-4, atol=1e-4)
 
@@ -168,14 +233,11 @@ def test_halo_attention_equals_one_query_at_a_time(halo: int, origin: tuple[int,
 
 def test_halo_attention_bias() -> None:
     q, k, v = torch.rand(3, 1, 8, 8, 2, 4).unbind()
-    bias = torch.zeros(2, 16, 64)
-    bias[:, :, 0] = -torch.inf
-    torch.testing.assert_close(
-        ops.halo_attention(q, k, v, 4, 2, torch.zeros_like(bias)),
-        ops.halo_attention(q, k, v, 4, 2),
-    )
-    assert not torch.equal(
-        ops.halo_attention(q, k, v, 4, 2, bias), ops.halo_attention(q, k, v, 4, 2)
-    )
-    with pytest.raises(ValueError, match=r"bias has shape \(2, 16, 63\), expected"):
+    bias = torch.zeros(2, 11, 11)
+    plain = ops.halo_attention(q, k, v, 4, 2)
+    torch.testing.assert_close(ops.halo_attention(q, k, v, 4, 2, bias), plain)
+    bias[:, 5 + 1, 5 - 2] = 1e9  # every query looks one pixel down and two to the left
+    result = ops.halo_attention(q, k, v, 4, 2, bias)
+    torch.testing.assert_close(result[:, :7, 2:], v[:, 1:, :6])
+    with pytest.raises(ValueError, match=r"bias has shape \(2, 11, 10\), expected"):
         ops.halo_attention(q, k, v, 4, 2, bias[..., 1:])
