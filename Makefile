@@ -46,7 +46,8 @@ lint: $(DEV) ## check style, types and C++ formatting
 
 bench: $(DEV) ## measure the kernels and whole photos; rows go to benchmarks/results/
 	$(PY) -m benchmarks.kernels $(ARGS)
-	$(PY) -m benchmarks.deblur $(ARGS)
+	$(PY) -m benchmarks.roofline
+	$(PY) -m benchmarks.deblur
 
 quality: $(DEV) ## measure the shipped model: make quality SHARP=photos PAIRS="--pairs NAME BLURRED SHARP"
 	$(PY) -m benchmarks.quality --sharp "$(SHARP)" $(PAIRS)

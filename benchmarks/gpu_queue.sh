@@ -108,7 +108,8 @@ else
   step build 240 "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --editable .
   step info 60 "$PYTHON" -m freqdiff info
   step tests 180 "$PYTHON" -m pytest -q -m gpu
-  step benchmark_kernels 120 "$PYTHON" -m benchmarks.kernels --output "$OUTPUT/kernels_gpu.json"
+  step benchmark_kernels 180 "$PYTHON" -m benchmarks.kernels --backend default triton \
+    --output "$OUTPUT/kernels_gpu.json"
   step benchmark_deblur 120 "$PYTHON" -m benchmarks.deblur --output "$OUTPUT/deblur_gpu.json"
   rest=$(($(left) / 60 - 1))
   ((rest < 2)) || train base $((rest * 2 / 3)) --batch 32 --crop 256

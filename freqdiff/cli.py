@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from freqdiff import __version__, cli_deblur, cli_evaluate, cli_info, cli_train
+from freqdiff import __version__, cli_bench, cli_deblur, cli_evaluate, cli_info, cli_train
 from freqdiff.cli_base import INTERRUPTED, Parser, complain, debugging, sentence
 
 _COMMANDS = {
@@ -20,6 +20,7 @@ _COMMANDS = {
     "evaluate": cli_evaluate,
     "train": cli_train,
     "info": cli_info,
+    "bench": cli_bench,
 }
 
 

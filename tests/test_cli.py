@@ -19,7 +19,7 @@ from freqdiff.photo import read_photo
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize("command", ["", "deblur", "evaluate", "train", "info"])
+@pytest.mark.parametrize("command", ["", "deblur", "evaluate", "train", "info", "bench"])
 def test_help_fits_a_screen_and_has_examples(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, out, err = commands.run(*command.split(), "--help")
@@ -29,7 +29,7 @@ def test_help_fits_a_screen_and_has_examples(command: str, monkeypatch: pytest.M
     if command:
         assert f"examples:\n  freqdiff {command}" in out
     else:
-        assert all(name in out for name in ("deblur", "evaluate", "train", "info"))
+        assert all(name in out for name in ("deblur", "evaluate", "train", "info", "bench"))
 
 
 def test_version() -> None:

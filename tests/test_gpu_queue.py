@@ -28,7 +28,7 @@ def test_dry_run_writes_results_and_resumes(tmp_path: Path) -> None:
     steps = [line.split("\t") for line in (first / "queue.tsv").read_text().splitlines()[1:]]
     assert [name for name, _, _ in steps][-2:] == ["train_base", "train_adv"]
     assert {code for _, code, _ in steps} == {"0"}
-    assert json.loads((first / "deblur_gpu.json").read_text())["rows"][0]["median_s"] > 0
+    assert json.loads((first / "deblur_gpu.json").read_text())[0]["median_us"] > 0
     files = [path for path in first.rglob("*") if path.is_file()]
     assert max(path.stat().st_size for path in files) <= 15_000_000
     for name in ("base", "adv"):
