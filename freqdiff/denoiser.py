@@ -63,7 +63,7 @@ class Denoiser(nn.Module):
         )
         z = c.network_input(x_t, maps.anchor)
         raw, gate = self.unet(z, t, maps, origin)
-        return c.denoised(raw.to(x_t.dtype), gate.to(x_t.dtype), z, x_t, maps.anchor)
+        return c.denoised(raw, gate, x_t, maps.anchor)
 
     def forward(self, x_t: Tensor | None, t: Tensor, y: Tensor) -> Prediction:
         """Everything from the photo itself; without x_t the anchor alone."""

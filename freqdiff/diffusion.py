@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from freqdiff_kernels import ops
+
 Objective = Literal["anchored", "epsilon", "v"]
 OBJECTIVES: tuple[Objective, ...] = ("anchored", "epsilon", "v")
 TRAIN_STEPS = 1000
@@ -50,10 +52,14 @@ class Coefficients:
         """z: what the network sees of x_t."""
         return (self.input_x * x_t).addcmul_(self.input_y, y)
 
-    def denoised(self, raw: Tensor, gate: Tensor, z: Tensor, x_t: Tensor, y: Tensor) -> Tensor:
+    def denoised(self, raw: Tensor, gate: Tensor, x_t: Tensor, y: Tensor) -> Tensor:
         """x0^ from the network's output `raw` (F) and its scalar `gate` per sample."""
-        result = (self.scale * raw).addcmul_(self.output_y, y)
-        return result.addcmul_(gate * self.output_z, z).addcmul_(self.output_x, x_t)
+        share = gate.to(self.scale) * self.output_z
+        from_x = self.output_x + share * self.input_x
+        from_y = self.output_y + share * self.input_y
+        zero = torch.zeros_like(self.scale)
+        columns = (from_x, self.scale, from_y, zero, zero + 1)
+        return ops.ddim_step(x_t, raw, y, torch.cat(columns, 1)[..., 0, 0], clamp=False)
 
 
 def coefficients(

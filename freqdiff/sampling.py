@@ -11,6 +11,8 @@ from torch import Tensor
 
 from freqdiff.diffusion import TRAIN_STEPS, signal_levels
 from freqdiff.errors import InputError
+from freqdiff_kernels import ops
+from freqdiff_kernels.reference import compute_dtype
 
 NOISE_BLOCK = 256
 
@@ -74,7 +76,9 @@ def ddim(
         sigma = eta * (s_next / s) * math.sqrt(max(0.0, 1 - a * a / (a_next * a_next)))
         along = math.sqrt(max(0.0, s_next * s_next - sigma * sigma)) / s
         # x' = a' x0 + along (x - a x0) + sigma fresh
-        x = torch.add(x * along, x0, alpha=a_next - along * a)
+        row = [[0.0, 1.0, 0.0, along, a_next - along * a]]
+        coefficients = torch.tensor(row, dtype=compute_dtype(x.dtype), device=x.device)
+        x = ops.ddim_step(x, x0, None, coefficients.expand(len(x), -1))
         del x0
         if sigma > 0:
             assert step_noise is not None

@@ -73,7 +73,7 @@ def _save_step(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate_step(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, f, y, coefficients = ctx.saved_tensors
     result = gradients.ddim_step_backward(grad, x, f, y, coefficients, ctx.clamp)
-    return *result, None, None
+    return *result, None
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -166,15 +166,27 @@ def stitch_tiles_backward(
 
 def ddim_step_backward(
     grad: Tensor, x: Tensor, f: Tensor, y: Tensor | None, coefficients: Tensor, clamp: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of `ddim_step` with respect to x, f and y; none where the estimate was clamped."""
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Gradients of `ddim_step` with respect to x, f, y and the coefficients.
+
+    None pass where the estimate was clamped.
+    """
     dtype = reference.compute_dtype(x.dtype)
     cx, cf, cy, kx, k0 = coefficients.to(dtype)[:, :, None, None, None].unbind(1)
+    estimate = cx * x + cf * f
+    estimate = estimate if y is None else estimate + cy * y
     estimate_grad = k0 * grad
     if clamp:
-        estimate = cx * x + cf * f
-        estimate = estimate if y is None else estimate + cy * y
         estimate_grad = torch.where(estimate.abs() <= 1, estimate_grad, 0)
+        estimate = estimate.clamp(-1, 1)
+
+    def sum_of(gradient: Tensor, factor: Tensor | None) -> Tensor:
+        return gradient.new_zeros(len(x)) if factor is None else (gradient * factor).sum((1, 2, 3))
+
+    wide = grad.to(dtype)
+    sums = [sum_of(estimate_grad, factor) for factor in (x, f, y)]
+    sums += [sum_of(wide, x), sum_of(wide, estimate)]
     y_grad = None if y is None else (cy * estimate_grad).to(y.dtype)
-    x_grad = kx * grad + cx * estimate_grad
-    return x_grad.to(x.dtype), (cf * estimate_grad).to(f.dtype), y_grad
+    x_grad = (kx * grad + cx * estimate_grad).to(x.dtype)
+    coefficients_grad = torch.stack(sums, 1).to(coefficients.dtype)
+    return x_grad, (cf * estimate_grad).to(f.dtype), y_grad, coefficients_grad

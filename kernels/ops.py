@@ -234,8 +234,8 @@ def ddim_step(
 ) -> Tensor:
     """One step of DDIM with its preconditioning: x' = kx x + k0 x0^, x0^ = cx x + cf f + cy y.
 
-    Covers the anchored, epsilon and v objectives, differentiable in x, f and y (not in the
-    coefficients). kx = 0 and k0 = 1 give the estimate x0^ itself.
+    Covers the anchored, epsilon and v objectives; differentiable in all tensors. kx = 0 and k0 = 1
+    give the estimate x0^ itself.
 
     Args:
         x: (B, C, H, W) the noisy image x_t, floating.

@@ -55,10 +55,10 @@ def test_anchored_is_the_posterior_mean(t: int) -> None:
     mu = tau**2 * (y / R**2 + a * x_t / s**2)
     z = c.network_input(x_t, y)
     torch.testing.assert_close(z, (mu - y) / R, rtol=1e-10, atol=1e-12)
-    result = c.denoised(raw, torch.ones(1, 1, 1, 1).double(), z, x_t, y)
+    result = c.denoised(raw, torch.ones(1, 1, 1, 1).double(), x_t, y)
     torch.testing.assert_close(result, mu + tau * raw, rtol=1e-10, atol=1e-12)
     # The closed gate leaves the anchor itself.
-    closed = c.denoised(0 * raw, torch.zeros(1, 1, 1, 1).double(), z, x_t, y)
+    closed = c.denoised(0 * raw, torch.zeros(1, 1, 1, 1).double(), x_t, y)
     assert torch.equal(closed, y)
 
 
@@ -82,7 +82,7 @@ def test_anchored_target_has_unit_variance(t: int) -> None:
     c = double("anchored", a)
     z = c.network_input(x_t, y)
     open_gate = torch.ones(1, 1, 1, 1).double()
-    target = (x0 - c.denoised(0 * z, open_gate, z, x_t, y)) / c.scale
+    target = (x0 - c.denoised(0 * z, open_gate, x_t, y)) / c.scale
     told = a**2 * R**2 / (a**2 * R**2 + s**2)
     # Six standard errors of a sample's variance and mean.
     for value, variance in ((z, told), (target, 1.0)):
@@ -100,7 +100,7 @@ def test_error_of_the_noise_is_the_scaled_error_of_the_photo(t: int) -> None:
     c = double("epsilon", a)
     noise_estimate = (x_t - a * estimate) / s
     nothing = torch.zeros(1, 1, 1, 1).double()
-    back = c.denoised(noise_estimate, nothing, x_t, x_t, x0)
+    back = c.denoised(noise_estimate, nothing, x_t, x0)
     torch.testing.assert_close(back, estimate, rtol=0, atol=1e-11)
     torch.testing.assert_close(
         noise_estimate - noise, -(a / s) * (estimate - x0), rtol=0, atol=1e-11
@@ -116,7 +116,7 @@ def test_true_target_gives_the_photo(objective: diffusion.Objective, t: int) -> 
     x_t = a * x0 + s * noise
     target = noise if objective == "epsilon" else a * noise - s * x0
     c = double(objective, a)
-    result = c.denoised(target, torch.zeros(1, 1, 1, 1).double(), x_t, x_t, y)
+    result = c.denoised(target, torch.zeros(1, 1, 1, 1).double(), x_t, y)
     if objective == "epsilon" and a < 5e-4:
         # Pure noise says nothing: the estimate shrinks to 0 instead of growing without bound.
         torch.testing.assert_close(result, x0 * a / 5e-4, rtol=0, atol=1e-11)
