@@ -115,12 +115,22 @@ def _triton(name: str) -> Callable[..., Any]:
     return run
 
 
+def _plain(name: str) -> Callable[..., Any]:
+    """The reference, in the precision that it asks for: its products are not for autocast."""
+
+    def run(*arguments: Any) -> Any:
+        with torch.autocast(arguments[0].device.type, enabled=False):
+            return _REFERENCE[name](*arguments)
+
+    return run
+
+
 def _fallback(name: str) -> Callable[..., Any]:
     """The reference, with one warning where it runs on a GPU."""
 
     def run(*arguments: Any) -> Any:
         native.warn_fallback(name, arguments[0].device)
-        return _REFERENCE[name](*arguments)
+        return _plain(name)(*arguments)
 
     return run
 
@@ -138,8 +148,8 @@ _compiled = {
 for _name in SCHEMAS:
     _any = "CompositeExplicitAutograd"
     torch.library.impl(f"freqdiff::{_name}", _any, _fallback(_name))
-    torch.library.impl(f"freqdiff_reference::{_name}", _any, _REFERENCE[_name])
-    _ours = _triton(_name) if _name in _TRITON else _REFERENCE[_name]
+    torch.library.impl(f"freqdiff_reference::{_name}", _any, _plain(_name))
+    _ours = _triton(_name) if _name in _TRITON else _plain(_name)
     torch.library.impl(f"freqdiff_triton::{_name}", _any, _ours)
     if _name in _TRITON and _has_triton and _name not in _compiled["cuda"]:
         torch.library.impl(f"freqdiff::{_name}", "CUDA", _ours)

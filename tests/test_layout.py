@@ -22,6 +22,7 @@ TOP_LEVEL = {
     "benchmarks",
     "blursynth",
     "csrc",
+    "docs",
     "freqdiff",
     "kernels",
     "pyproject.toml",

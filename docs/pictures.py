@@ -1,0 +1,144 @@
+"""Draws the pictures of docs/kernels.md by the operations themselves: `python docs/pictures.py`."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from PIL import Image
+from torch import Tensor
+
+from freqdiff.sampling import ddim, frame_noise
+from freqdiff_kernels import ops
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "docs" / "pictures"
+
+
+def photo() -> Tensor:
+    """(3, 384, 576) in [0, 1]."""
+    with Image.open(ROOT / "benchmarks" / "demo" / "coffee.png") as image:
+        pixels = np.asarray(image.convert("RGB"))[:384, :576]
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+
+def show(axes: Axes, image: Tensor, title: str, **options: object) -> None:
+    """(3, H, W) or (H, W) without axes."""
+    values = image.permute(1, 2, 0) if image.dim() == 3 else image
+    axes.imshow(values.numpy(), **options)  # type: ignore[arg-type]
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+
+
+def save(name: str) -> None:
+    """The figure as a picture of few colours, which is enough here and a third of the size."""
+    pyplot.savefig(TARGET / name, dpi=64)
+    pyplot.close()
+    with Image.open(TARGET / name) as picture:
+        small = picture.convert("RGB").quantize(128)
+    small.save(TARGET / name, optimize=True)
+
+
+def mosaic(features: Tensor, part: int, window: int) -> Tensor:
+    """One block of the features, the spectrum of each token drawn at its place."""
+    rows, columns, channels = features.shape[1:]
+    slots = features.reshape(rows, columns, 3, window, window // 2)[:, :, part]
+    assert channels == 3 * window**2 // 2
+    return slots.roll(window // 2, 2).permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)
+
+
+def fft_features(image: Tensor) -> None:
+    window = 32
+    features = ops.fft_features(image[None], window, window)
+    _, axes = pyplot.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    show(axes[0], image, "photo")
+    show(
+        axes[1],
+        mosaic(features, 0, window),
+        "log magnitude of 32 px windows",
+        cmap="magma",
+        aspect=0.5,
+    )
+    show(axes[2], mosaic(features, 1, window), "cosine of the phase", cmap="coolwarm", aspect=0.5)
+    save("fft_features.png")
+
+
+def fft_bands(image: Tensor) -> None:
+    bands = ops.fft_bands(image[None], 16, 8, 4, 4)
+    _, axes = pyplot.subplots(1, 4, figsize=(16, 3.2), layout="constrained")
+    for ring in range(4):
+        title = f"{ring / 8:.3f} to {(ring + 1) / 8:.3f} cycles per pixel"
+        show(axes[ring], bands[0, ..., 4 * ring : 4 * ring + 4].mean(-1), title, cmap="magma")
+    save("fft_bands.png")
+
+
+def halo_attention() -> None:
+    window, halo, size = 8, 4, 40
+    query = torch.zeros(1, size, size, 1, 16)
+    position = (19, 21)
+    key = torch.randn(1, size, size, 1, 16, generator=torch.Generator().manual_seed(2))
+    query[0, position[0], position[1], 0] = key[0, position[0] + 2, position[1] - 3, 0]
+    # The weight of a key is how much the result changes with its value.
+    value = torch.zeros(1, size, size, 1, 16, requires_grad=True)
+    out = ops.halo_attention(query, key, value, window, halo)
+    (grad,) = torch.autograd.grad(out[0, position[0], position[1], 0, 0], value)
+    weights = grad[0, :, :, 0, 0]
+    _, axes = pyplot.subplots(figsize=(5, 5), layout="constrained")
+    show(axes, weights, "weights of one query (circle)", cmap="viridis")
+    top, left = position[0] // window * window, position[1] // window * window
+    for extra, style in ((0, "solid"), (halo, "dashed")):
+        side = window + 2 * extra
+        corner = (left - extra - 0.5, top - extra - 0.5)
+        axes.add_patch(
+            pyplot.Rectangle(corner, side, side, fill=False, edgecolor="white", linestyle=style)
+        )
+    axes.plot(position[1], position[0], "o", color="none", markeredgecolor="red", markersize=9)
+    save("halo_attention.png")
+
+
+def stitch_tiles(image: Tensor) -> None:
+    starts = ([0, 160], [0, 176, 352])
+    tiles = ops.extract_tiles(image, (224, 224), starts)
+    shades = torch.linspace(0.6, 1.3, len(tiles))[:, None, None, None]
+    hard = image.clone()
+    for tile, y, x in zip(tiles * shades, [0, 0, 0, 160, 160, 160], [0, 176, 352] * 2, strict=True):
+        hard[:, y : y + 224, x : x + 224] = tile[:, :, : 576 - x]
+    size = (image.shape[1], image.shape[2])
+    blended = ops.stitch_tiles(tiles * shades, starts, size)
+    _, axes = pyplot.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    show(axes[0], hard.clamp(0, 1), "six tiles of different brightness, pasted")
+    show(axes[1], blended.clamp(0, 1), "stitch_tiles")
+    show(axes[2], ops.stitch_tiles(tiles, starts, size), "equal tiles: the photo, bit for bit")
+    save("stitch_tiles.png")
+
+
+def ddim_step(image: Tensor) -> None:
+    states: list[Tensor] = []
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        states.append(x[0])
+        return (image * 2 - 1)[None].clone()
+
+    ddim(denoise, frame_noise(0, *image.shape[1:]), 4)
+    _, axes = pyplot.subplots(1, 4, figsize=(16, 3.2), layout="constrained")
+    for axis, state, t in zip(axes, states, (999, 749, 499, 249), strict=True):
+        show(axis, (state * 0.5 + 0.5).clamp(0, 1), f"x at t = {t}")
+    save("ddim_step.png")
+
+
+def main() -> None:
+    """Draw all of them."""
+    matplotlib.use("Agg")
+    TARGET.mkdir(exist_ok=True)
+    image = photo()
+    fft_features(image)
+    fft_bands(image)
+    halo_attention()
+    stitch_tiles(image)
+    ddim_step(image)
+
+
+if __name__ == "__main__":
+    main()
