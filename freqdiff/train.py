@@ -62,7 +62,7 @@ class TrainConfig:
     ema: float = 0.999
     terminal_share: float = 0.9
     spectral_loss: float = 0.1
-    anchor_steps: int = 5_000
+    anchor_steps: int = 2_500
     psf_loss: float = 0.2
     relative_floor: float = 0.003
     validate_every: int = 1000
