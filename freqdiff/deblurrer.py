@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from freqdiff.checkpoint import load_model
 from freqdiff.denoiser import Denoiser
 from freqdiff.errors import FreqDiffError, InputError
-from freqdiff.model import ConditionMaps
-from freqdiff.sampling import ddim, frame_noise
-from freqdiff.tiling import TilePlan, plan_tiles, smallest_tile
-from freqdiff_kernels import ops
+from freqdiff.sampler import FrameSampler
+from freqdiff.tiling import smallest_tile
 
 WHOLE_FRAME_PIXELS = 9_000_000
 """Frames up to this size are not tiled: 4K on a CPU stays below 2 GB (benchmarks/deblur.py)."""
@@ -55,6 +53,18 @@ class Deblurrer(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.name = name
+        self._sampler = FrameSampler(denoiser)
+
+    def compile(self, backend: str = "inductor") -> None:  # type: ignore[override]
+        """Compile the network for the sizes that it will meet: slow at first, faster later.
+
+        On a GPU, a photo that fits as one tile then runs as one CUDA graph, which is recorded at
+        the first photo of its size and number of steps; no progress is reported for it.
+
+        Args:
+            backend: of torch.compile.
+        """
+        self._sampler.compile(backend)
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +121,7 @@ class Deblurrer(nn.Module):
         largest = tile or _automatic_tile(image, smallest)
         while True:
             try:
-                result, tiles = self._sample(image, steps, seed, largest, callback)
+                result, tiles = self._sampler(image, steps, seed, largest, callback)
                 break
             except torch.OutOfMemoryError as error:
                 largest = min(largest, max(image.shape[-2:])) // 2
@@ -123,69 +133,14 @@ class Deblurrer(nn.Module):
                 torch.cuda.empty_cache()
         if not bool(torch.isfinite(result).all()):
             raise FreqDiffError(f"Model {self.name!r} gave values that are not finite.")
-        image = image.to("cpu", torch.float32)
+        image = image.to(result)
         if keep_band:
             result = tie_low_band(result, image)
         result = keep_flat(result, image)
         result = result.clamp_(0, 1)
         changed = _largest_change(result, image) >= _SMALLEST_CHANGE
-        seconds = time.perf_counter() - started
-        return FrameResult(result if changed else image.clone(), changed, tiles, seconds)
-
-    def _sample(
-        self,
-        image: Tensor,
-        steps: int,
-        seed: int,
-        largest: int,
-        callback: Callable[[int, int], None] | None,
-    ) -> tuple[Tensor, int]:
-        config, device = self.denoiser.config, self.device
-        height, width = image.shape[-2:]
-        size = tuple(-(-n // config.alignment) * config.alignment for n in (height, width))
-        size = (size[0], size[1])
-        plan = plan_tiles(size, largest, config.receptive_radius, alignment=config.alignment)
-        y = ops.extract_tiles(
-            image[0].float(), size, ([0], [0]), dtype=torch.float32, scale=2.0, shift=-1.0
-        ).to(device)
-        maps = self.denoiser.condition(y)
-        del y  # 100 MB at 4K
-        total, done = steps * len(plan.positions), 0
-
-        def denoise(x: Tensor, t: int) -> Tensor:
-            nonlocal done
-            times = torch.full((1,), t, device=device)
-            tiles = []
-            for position in plan.positions:
-                tiles.append(self._tile(x, times, maps, plan, position))
-                done += 1
-                if callback is not None:
-                    callback(done, total)
-            if len(tiles) == 1:
-                return tiles[0]
-            starts = (list(plan.starts[0]), list(plan.starts[1]))
-            return ops.stitch_tiles(
-                torch.cat(tiles), starts, plan.size, margin=plan.margin, channels_last=True
-            )[None]
-
-        result = ddim(denoise, frame_noise(seed, *size).to(device), steps)
-        return (result[..., :height, :width] * 0.5 + 0.5).float().cpu(), len(plan.positions)
-
-    def _tile(
-        self,
-        x: Tensor,
-        times: Tensor,
-        maps: ConditionMaps,
-        plan: TilePlan,
-        position: tuple[int, int],
-    ) -> Tensor:
-        top, left = position
-        rows, columns = slice(top, top + plan.tile[0]), slice(left, left + plan.tile[1])
-        cut = maps.crop(top, left, *plan.tile)
-        autocast = x.device.type == "cuda"
-        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
-            tile = self.denoiser.denoise(x[..., rows, columns], times, cut, position)
-        return tile.float()
+        kept = _to_cpu(result if changed else image.clone())
+        return FrameResult(kept, changed, tiles, time.perf_counter() - started)
 
 
 def load(name: str = "tiny", device: str = "auto") -> Deblurrer:
@@ -254,6 +209,14 @@ def _largest_change(result: Tensor, image: Tensor) -> float:
     """Largest mean absolute change in a cell of 16 px: small where the model did nothing."""
     change = (result - image).abs_().mean(1, keepdim=True)
     return float(F.avg_pool2d(change, 16, ceil_mode=True).max())
+
+
+def _to_cpu(image: Tensor) -> Tensor:
+    """A copy on the CPU, through pinned memory if it comes from a GPU."""
+    if image.device.type != "cuda":
+        return image.cpu()
+    pinned = torch.empty(image.shape, dtype=image.dtype, pin_memory=True)
+    return pinned.copy_(image)
 
 
 def _automatic_tile(image: Tensor, smallest: int) -> int:

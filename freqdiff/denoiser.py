@@ -38,6 +38,11 @@ class Denoiser(nn.Module):
         if config.anchor == "wiener":
             seen = ("spatial" in config.condition, "freq" in config.condition)
             self.blur = BlurEstimator(config.blur_channels, config.blur_blocks, *seen)
+        # The levels a_t lie where the weights are, as whole numbers: a model cast to 16 bits
+        # still needs them in float64.
+        levels = torch.from_numpy(diffusion.signal_levels()).view(torch.int64)
+        self.level_bits: Tensor
+        self.register_buffer("level_bits", levels, persistent=False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def anchor(self, y: Tensor) -> tuple[Tensor, BlurField | None]:
@@ -57,10 +62,8 @@ class Denoiser(nn.Module):
         self, x_t: Tensor, t: Tensor, maps: ConditionMaps, origin: tuple[int, int] = (0, 0)
     ) -> Tensor:
         """x0^ (B, 3, H, W) at time step t (B,) int64 in [0, 999]; all photos in [-1, 1]."""
-        levels = torch.from_numpy(diffusion.signal_levels()).to(t.device)
-        c = diffusion.coefficients(
-            self.config.objective, levels[t], self.config.residual_std, x_t.dtype
-        )
+        a = self.level_bits[t].view(torch.float64)
+        c = diffusion.coefficients(self.config.objective, a, self.config.residual_std, x_t.dtype)
         z = c.network_input(x_t, maps.anchor)
         raw, gate = self.unet(z, t, maps, origin)
         return c.denoised(raw, gate, x_t, maps.anchor)

@@ -76,9 +76,10 @@ def ddim(
         sigma = eta * (s_next / s) * math.sqrt(max(0.0, 1 - a * a / (a_next * a_next)))
         along = math.sqrt(max(0.0, s_next * s_next - sigma * sigma)) / s
         # x' = a' x0 + along (x - a x0) + sigma fresh
-        row = [[0.0, 1.0, 0.0, along, a_next - along * a]]
-        coefficients = torch.tensor(row, dtype=compute_dtype(x.dtype), device=x.device)
-        x = ops.ddim_step(x, x0, None, coefficients.expand(len(x), -1))
+        # Filled on the device: a copy from the CPU could not be part of a CUDA graph.
+        row = (0.0, 1.0, 0.0, along, a_next - along * a)
+        columns = [x.new_full((len(x), 1), c, dtype=compute_dtype(x.dtype)) for c in row]
+        x = ops.ddim_step(x, x0, None, torch.cat(columns, 1))
         del x0
         if sigma > 0:
             assert step_noise is not None

@@ -11,13 +11,22 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from toys import TOY, photo, picture, random_deblurrer, random_denoiser, untrained_deblurrer
+from toys import (
+    ATTENTION_TOY,
+    TOY,
+    photo,
+    picture,
+    random_deblurrer,
+    random_denoiser,
+    untrained_deblurrer,
+)
 
 import freqdiff
 from freqdiff.api import deblur
 from freqdiff.checkpoint import save_model, shipped_models
 from freqdiff.deblurrer import BAND_CELL, BRIGHTNESS_SLACK, Deblurrer, load, tie_low_band
 from freqdiff.errors import FreqDiffError, InputError, ModelError
+from freqdiff.model import ModelConfig
 
 SIZE = (75, 101)
 
@@ -214,6 +223,18 @@ def test_tile_changes_nothing_that_can_be_seen(model: Deblurrer) -> None:
     assert (whole.tiles, tiled.tiles) == (1, 2)
     difference = np.asarray(whole.image, int) - np.asarray(tiled.image, int)
     assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("config", [TOY, ATTENTION_TOY], ids=["convolutions", "attention"])
+def test_compiled_network_gives_the_same(config: ModelConfig) -> None:
+    denoiser = random_denoiser(config)
+    plain, compiled = Deblurrer(denoiser, "toy").eval(), Deblurrer(denoiser, "toy").eval()
+    compiled.compile(backend="aot_eager")
+    for size in ((96, 64), (160, 224), (160, 224)):
+        image = photo(*size)[None]
+        expected = plain.restore(image, steps=2).image
+        result = compiled.restore(image, steps=2).image
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
 
 
 def test_callback_counts_and_cancels(model: Deblurrer) -> None:

@@ -47,3 +47,15 @@ def test_training_on_a_gpu_resumes_exactly(tmp_path: Path) -> None:
     run("twice", 2)
     resumed = run("twice", 4)
     assert resumed.step == 4
+
+
+def test_the_graph_of_the_loop_gives_what_its_launches_give() -> None:
+    model = Deblurrer(random_denoiser().cuda(), "toy")
+    images = [photo(200, 328)[None], photo(200, 328)[None].flip(-1), photo(136, 200)[None]]
+    expected = [model.restore(image, steps=3).image for image in images]
+    model.compile()
+    for image, known in zip(images, expected, strict=True):
+        result = model.restore(image, steps=3).image
+        # Compiled kernels round to bf16 elsewhere.
+        assert float((result - known).abs().max()) <= 2**-5
+        assert torch.equal(model.restore(image, steps=3).image, result)

@@ -37,6 +37,7 @@ LAYERS = (
         "freqdiff.diffusion",
         "freqdiff.layers",
         "freqdiff.model",
+        "freqdiff.sampler",
         "freqdiff.sampling",
         "freqdiff.spectral",
     ),

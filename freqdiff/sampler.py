@@ -1,0 +1,136 @@
+"""Samples one frame: conditions it once, then takes the DDIM steps, by tiles where it is large."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from freqdiff.denoiser import Denoiser
+from freqdiff.model import ConditionMaps
+from freqdiff.sampling import ddim, frame_noise
+from freqdiff.tiling import TilePlan, plan_tiles
+from freqdiff_kernels import ops
+
+Progress = Callable[[int, int], None]
+Denoise = Callable[[Tensor, Tensor, ConditionMaps, tuple[int, int]], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Graph:
+    """All launches of one run as a CUDA graph, with the memory that it reads and writes."""
+
+    key: tuple[tuple[int, ...], int]
+    graph: torch.cuda.CUDAGraph
+    photo: Tensor
+    noise: Tensor
+    result: Tensor
+
+
+class FrameSampler:
+    """Draws the sharp version of one frame with a denoiser."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+        self._denoise: Denoise = denoiser.denoise
+        self._graphs = False
+        self._graph: _Graph | None = None
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile the network; on a GPU frames of one tile then run as one CUDA graph."""
+        self._denoise = torch.compile(self.denoiser.denoise, fullgraph=True, backend=backend)
+        self._graphs = True
+
+    def __call__(
+        self, image: Tensor, steps: int, seed: int, largest: int, progress: Progress | None
+    ) -> tuple[Tensor, int]:
+        """Sample a frame.
+
+        Args:
+            image: (1, 3, H, W) float in [0, 1], on any device.
+            steps: DDIM steps.
+            seed: of the noise.
+            largest: longest side of a tile, in pixels.
+            progress: called with (tiles done, tiles in all) over all steps.
+
+        Returns:
+            (1, 3, H, W) float32 in [0, 1] on the device of the denoiser, and the number of tiles.
+        """
+        config = self.denoiser.config
+        device = next(self.denoiser.parameters()).device
+        height, width = image.shape[-2:]
+        rows, columns = (-(-n // config.alignment) * config.alignment for n in (height, width))
+        plan = plan_tiles(
+            (rows, columns), largest, config.receptive_radius, alignment=config.alignment
+        )
+        pixels = image[0].float().to(device, non_blocking=True)
+        photo = ops.extract_tiles(pixels, plan.size, ([0], [0]), scale=2.0, shift=-1.0)
+        noise = frame_noise(seed, *plan.size)
+        if device.type == "cuda":
+            noise = noise.pin_memory().to(device, non_blocking=True)
+        if self._graphs and device.type == "cuda" and len(plan.positions) == 1:
+            result = self._replay(photo, noise, steps, plan)
+        else:
+            result = self._run(photo, noise, steps, plan, progress)
+        return (result[..., :height, :width] * 0.5 + 0.5).float(), len(plan.positions)
+
+    def _run(
+        self, photo: Tensor, noise: Tensor, steps: int, plan: TilePlan, progress: Progress | None
+    ) -> Tensor:
+        maps = self.denoiser.condition(photo)
+        del photo  # 100 MB at 4K
+        total, done = steps * len(plan.positions), 0
+
+        def denoise(x: Tensor, t: int) -> Tensor:
+            nonlocal done
+            tiles = []
+            for position in plan.positions:
+                tiles.append(self._tile(x, t, maps, plan, position))
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            if len(tiles) == 1:
+                return tiles[0]
+            starts = (list(plan.starts[0]), list(plan.starts[1]))
+            return ops.stitch_tiles(
+                torch.cat(tiles), starts, plan.size, margin=plan.margin, channels_last=True
+            )[None]
+
+        return ddim(denoise, noise, steps)
+
+    def _tile(
+        self, x: Tensor, t: int, maps: ConditionMaps, plan: TilePlan, position: tuple[int, int]
+    ) -> Tensor:
+        top, left = position
+        rows, columns = slice(top, top + plan.tile[0]), slice(left, left + plan.tile[1])
+        cut = maps.crop(top, left, *plan.tile)
+        times = torch.full((1,), t, device=x.device)
+        with torch.autocast("cuda", torch.bfloat16, enabled=x.device.type == "cuda"):
+            return self._denoise(x[..., rows, columns], times, cut, position).float()
+
+    def _replay(self, photo: Tensor, noise: Tensor, steps: int, plan: TilePlan) -> Tensor:
+        """The run of this size from its graph, which is recorded at its first use."""
+        key = (plan.size, steps)
+        if self._graph is None or self._graph.key != key:
+            self._graph = None
+            self._graph = self._record(photo, noise, steps, plan)
+        held = self._graph
+        held.photo.copy_(photo)
+        held.noise.copy_(noise)
+        held.graph.replay()
+        return held.result
+
+    def _record(self, photo: Tensor, noise: Tensor, steps: int, plan: TilePlan) -> _Graph:
+        photo, noise = photo.clone(), noise.clone()
+        stream = torch.cuda.Stream(photo.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(photo.device))
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # compiles, and lets libraries choose their algorithms
+                self._run(photo, noise, steps, plan, None)
+        torch.cuda.current_stream(photo.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = self._run(photo, noise, steps, plan, None)
+        return _Graph((plan.size, steps), graph, photo, noise, result)
