@@ -123,7 +123,9 @@ struct AttentionJob {
   int64_t phase_rows() const { return (block_rows() - phase + phases - 1) / phases; }
   // Padded to whole vectors of `lanes` and whole rows of register tiles.
   int padded_queries(int lanes) const { return padded(window * window, lanes > 8 ? lanes : 8); }
-  int padded_keys(int lanes) const { return padded(keys_side() * keys_side(), lanes); }
+  int padded_keys(int lanes) const {
+    return padded(keys_side() * keys_side(), lanes > 8 ? lanes : 8);
+  }
   int padded_depth(int lanes) const { return padded(int(depth), lanes); }
   // Rows of powers of two would collide in the cache.
   int key_pitch(int lanes) const { return padded_keys(lanes) + lanes; }
