@@ -17,6 +17,12 @@ struct Float16 {
   uint16_t raw;
 };
 
+// What the square of a slot's real part and of its imaginary part add to the power of a band.
+struct BandTerm {
+  int32_t slot;
+  double real, imag;
+};
+
 // Windowed spectra. Tokens are numbered over (batch, row, column); a group is `lanes` tokens.
 struct FeatureJob {
   const void* image;  // (batch, 3, height, width), strides in elements, pixels adjacent
@@ -33,6 +39,8 @@ struct FeatureJob {
   bool stream;        // write past the caches
   void* window_grad;  // backward: (token, plane, window, window), float or double
   void* image_grad;   // backward: contiguous (batch, 3, height, width) of `dtype`
+  std::vector<std::vector<BandTerm>> bands;  // instead of features: the terms of each band
+  double band_floor;                         // power that every band adds
 
   int planes() const { return rgb ? 3 : 1; }
   int margin() const { return (window - stride) / 2; }
@@ -132,6 +140,17 @@ struct AttentionJob {
   static int padded(int count, int unit) { return (count + unit - 1) / unit * unit; }
 };
 
+// x' = kx x + k0 x0 with x0 = cx x + cf f + cy y. All tensors lie alike, image after image.
+struct StepJob {
+  const void *x, *f, *y;  // y may be null
+  Dtype x_dtype, f_dtype, y_dtype;
+  void* result;  // of x_dtype
+  int64_t image_size;
+  std::vector<double> coefficients;  // cx, cf, cy, kx, k0 of each image
+  bool clamp;                        // x0 to [-1, 1]
+  bool stream;
+};
+
 // Functions take a range of work items, so that the caller can split the work over threads.
 struct Kernels {
   const char* name;
@@ -139,10 +158,12 @@ struct Kernels {
   void (*features_forward)(const FeatureJob&, int64_t, int64_t);   // over groups
   void (*features_backward)(const FeatureJob&, int64_t, int64_t);  // over groups
   void (*features_gather)(const FeatureJob&, int64_t, int64_t);    // over batch * height rows
+  void (*bands_forward)(const FeatureJob&, int64_t, int64_t);      // over groups
   void (*stitch)(const StitchJob&, int64_t, int64_t);              // over image rows
   void (*extract)(const ExtractJob&, int64_t, int64_t);            // over tiles * tile_height rows
   void (*attention_forward)(const AttentionJob&, int64_t, int64_t);   // over blocks * heads
   void (*attention_backward)(const AttentionJob&, int64_t, int64_t);  // batch * phase_rows * heads
+  void (*step)(const StepJob&, int64_t, int64_t);                     // over values
 };
 
 extern const Kernels generic_kernels;

@@ -11,6 +11,8 @@
 #include "matrix.h"
 #include "attention_cpu.h"
 #include "attention_gradient_cpu.h"
+#include "fft_bands_cpu.h"
+#include "steps_cpu.h"
 // clang-format on
 
 template <typename S>
@@ -20,8 +22,10 @@ constexpr Kernels make_kernels(const char* name) {
           features_forward<S>,
           features_backward<S>,
           features_gather<S>,
+          bands_forward<S>,
           stitch_rows<S>,
           extract_rows<S>,
           attention_forward<S>,
-          attention_backward<S>};
+          attention_backward<S>,
+          step_values<S>};
 }
