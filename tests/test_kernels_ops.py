@@ -172,10 +172,9 @@ def test_reference_can_be_forced() -> None:
 
 
 def test_backends_name_what_runs() -> None:
-    report = ops.backends()
     live = "cpp" if native.status == "loaded" else "reference"
-    for name in ("fft_features", "extract_tiles", "stitch_tiles", "halo_attention"):
-        assert report[name]["cpu"] == live
+    for devices in ops.backends().values():
+        assert devices["cpu"] == live
 
 
 def test_status_of_the_extension() -> None:
