@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.attention import attention
 from benchmarks.harness import Row, copy_rate, measure, provenance, row, show, write
 from freqdiff_kernels import gradients, native, ops, reference
 
@@ -122,6 +123,58 @@ def features_backward(runs: int) -> Row:
     )
 
 
+def against_reference(
+    name: str,
+    case: str,
+    dtype: str,
+    calls: dict[str, Callable[[int], Tensor]],
+    exact: Tensor,
+    runs: int,
+) -> Row:
+    """A forward of an operation whose only competitor is its reference."""
+    error = relative_error(calls["cpp"](0), exact)
+    assert error <= 2 * relative_error(calls["eager"](0), exact) + torch.finfo(torch.float32).eps
+    return row(
+        measure(calls, {"cpp": runs, "eager": runs // 6}),
+        "cpp",
+        bytes_moved=0,
+        rate=None,
+        op=name,
+        case=case,
+        direction="forward",
+        backend="cpp " + native.cpu_level(),
+        device="cpu",
+        dtype=dtype,
+        max_error=error,
+    )
+
+
+def bands(runs: int) -> Row:
+    images = [torch.rand(1, 3, HEIGHT // 2, WIDTH // 2)[..., : 67 * WINDOW, :] for _ in range(SETS)]
+    options = (WINDOW, WINDOW, "hann", "rgb", 4, 8)
+    calls: dict[str, Callable[[int], Tensor]] = {
+        "cpp": lambda n: ops.fft_bands(images[n % SETS], WINDOW, WINDOW, 4, 8, "hann", "rgb"),
+        "eager": lambda n: reference.fft_bands(images[n % SETS], *options, torch.float32),
+    }
+    exact = reference.fft_bands(images[0].double(), *options, torch.float64)
+    case = "1x3x1072x1920, P16 S16, rgb, 4x8 bands"
+    return against_reference("fft_bands", case, "float32", calls, exact, runs)
+
+
+def step(runs: int) -> Row:
+    shape = (1, 3, HEIGHT, WIDTH)
+    pairs = [(torch.randn(shape), torch.randn(shape, dtype=torch.bfloat16)) for _ in range(SETS)]
+    coefficients = torch.tensor([[1.1, -0.4, 0.0, 0.7, 0.3]])
+    calls: dict[str, Callable[[int], Tensor]] = {
+        "cpp": lambda n: ops.ddim_step(*pairs[n % SETS], None, coefficients),
+        "eager": lambda n: reference.ddim_step(*pairs[n % SETS], None, coefficients, True),
+    }
+    x, f = pairs[0]
+    exact = reference.ddim_step(x.double(), f.double(), None, coefficients.double(), True)
+    case = "1x3x2160x3840, epsilon, clamped"
+    return against_reference("ddim_step", case, "float32, bfloat16 -> float32", calls, exact, runs)
+
+
 def even_starts(size: int, tile: int, overlap: int) -> list[int]:
     count = -(-(size - overlap) // (tile - overlap))
     return [round(i * (size - tile) / (count - 1)) for i in range(count)]
@@ -200,6 +253,10 @@ def stitch(runs: int, rate: float, dtype: torch.dtype) -> Row:
 def cases(runs: int, rate: float) -> Iterator[Row]:
     yield features_forward(runs, rate)
     yield features_backward(runs)
+    yield bands(runs)
+    yield attention(runs, backward=False)
+    yield attention(runs, backward=True)
+    yield step(runs)
     yield stitch(runs, rate, torch.float32)
     yield stitch(runs, rate, torch.uint8)
 
