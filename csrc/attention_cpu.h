@@ -8,30 +8,49 @@ constexpr int kForwardQueries = 16;
 // In the backward their logits and gradients stay in the second level.
 constexpr int kBackwardQueries = 64;
 
-// Memory of one thread, kept between calls and handed out piece by piece.
+// Memory of one thread, kept between calls and handed out piece by piece. The address sanitizer
+// guards the end of every piece.
 template <typename S>
 class Scratch {
  public:
   ~Scratch() { release(); }
   void reserve(int64_t count) {
+    count += kPieces * kGap;
     if (count > size_) {
       release();
       data_ = static_cast<S*>(::operator new(size_t(count) * sizeof(S), std::align_val_t(64)));
       size_ = count;
     }
+    guard(0, size_, false);
     used_ = 0;
   }
   Matrix<S> take(int64_t rows, int64_t pitch) {
     const Matrix<S> piece{data_ + used_, pitch};
-    used_ += rounded(rows * pitch);
+    const int64_t end = used_ + rows * pitch;
+    used_ += rounded(rows * pitch) + kGap;
+    guard(end, used_, true);
     return piece;
   }
   static int64_t rounded(int64_t count) { return (count + 15) / 16 * 16; }
 
  private:
   void release() {
+    guard(0, size_, false);
     if (data_) ::operator delete(data_, std::align_val_t(64));
   }
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr int64_t kGap = 16, kPieces = 32;
+  void guard(int64_t begin, int64_t end, bool closed) {
+    if (closed) {
+      __asan_poison_memory_region(data_ + begin, size_t(end - begin) * sizeof(S));
+    } else {
+      __asan_unpoison_memory_region(data_ + begin, size_t(end - begin) * sizeof(S));
+    }
+  }
+#else
+  static constexpr int64_t kGap = 0, kPieces = 0;
+  void guard(int64_t, int64_t, bool) {}
+#endif
   S* data_ = nullptr;
   int64_t size_ = 0, used_ = 0;
 };

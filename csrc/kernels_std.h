@@ -18,6 +18,10 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "kernels.h"
 
 // Every function that takes a vector is inlined, so its calling convention does not matter.
