@@ -23,11 +23,12 @@ CREATED := $(VENV)/.freqdiff-created
 SETTINGS := $(VENV)/.freqdiff-settings
 RUN := $(VENV)/.freqdiff-run
 DEV := $(VENV)/.freqdiff-dev
+SANITIZED := build/sanitize
 CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.cu csrc/*.cuh)
 # The folder itself is listed too: its time changes when a file is added or removed.
 SOURCES := pyproject.toml setup.py $(wildcard csrc) $(CXX_SOURCES)
 
-.PHONY: help demo test lint bench quality results train-tiny wheel clean FORCE
+.PHONY: help demo test sanitize lint bench quality results train-tiny wheel clean FORCE
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -37,6 +38,15 @@ demo: $(RUN) ## deblur a real photo; the pictures go to demo_output/
 
 test: $(DEV) ## run the tests
 	$(PY) -m pytest $(ARGS)
+
+# Sanitized code in an ordinary Python: their run-time library has to come first, and that of C++ with
+# it, or exceptions are not found. Python itself leaks.
+sanitize: $(DEV) ## run the kernel tests under the address and undefined behaviour sanitizers of GCC
+	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1" \
+	  FREQDIFF_BUILD=cpu $(PY) setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	PYTHONPATH=$(SANITIZED)/lib ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  $(VENV)/bin/pytest --capture=sys tests/test_kernels_*.py $(ARGS)
 
 lint: $(DEV) ## check style, types and C++ formatting
 	$(PY) -m ruff check .

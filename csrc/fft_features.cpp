@@ -1,6 +1,7 @@
-// fft_features and its backward on the CPU: arguments, tables and threads. The kernel is in
-// fft_features_cpu.h, the meaning in kernels/reference.py.
+// fft_features, its backward and fft_bands on the CPU: arguments, tables and threads. The kernels
+// are in fft_features_cpu.h and fft_bands_cpu.h, the meaning in kernels/reference.py.
 
+#include <algorithm>
 #include <cmath>
 
 #include "check.h"
@@ -115,11 +116,75 @@ Tensor fft_features_backward(const Tensor& grad_input, const Tensor& input, int6
   return image_grad;
 }
 
+// Band of the entry (u, v) of a half spectrum, with the roundings of reference.band_shares.
+int64_t band_of(int u, int v, int window, int64_t radial, int64_t angular) {
+  const double fu = double(2 * u < window ? u : u - window) / window, fv = double(v) / window;
+  const int64_t ring = int64_t(double(radial) * std::hypot(fu, fv) / 0.5);
+  double angle = std::atan2(fu, fv);
+  if (angle < 0) angle += kPi;
+  const int64_t sector = int64_t(double(angular) * angle / kPi);
+  return std::min(ring, radial - 1) * angular + std::min(sector, angular - 1);
+}
+
+// The terms of every band: entries of the half spectrum, found in the slots that hold them.
+void append_bands(FeatureJob& job, int64_t radial, int64_t angular) {
+  const int window = job.window, half = window / 2;
+  job.bands.resize(size_t(radial * angular));
+  std::vector<double> counts(job.bands.size());
+  const auto add = [&](int u, int v, int row, int column, double real, double imag) {
+    const int64_t band = band_of(u, v, window, radial, angular);
+    const double count = v == 0 || v == half ? 1 : 2;
+    counts[band] += count;
+    job.bands[band].push_back({int32_t(row * half + column), count * real, count * imag});
+  };
+  for (int u = 0; u < window; ++u) {
+    for (int v = 1; v < half; ++v) add(u, v, u, v, 1, 1);
+    // A mirrored pair shares a slot; the real entries are one half of theirs.
+    const int mirrored = window - u;
+    if (u == 0 || u == half) {
+      if (u != 0) add(u, 0, u, 0, 1, 0);
+      add(u, half, u, 0, 0, 1);
+    } else {
+      add(u, 0, std::min(u, mirrored), 0, 1, 1);
+      add(u, half, std::max(u, mirrored), 0, 1, 1);
+    }
+  }
+  double mean_square = 0;
+  for (double weight : job.taper) mean_square += weight * weight / window;
+  const double gain = double(window * window) * mean_square * mean_square;
+  for (size_t band = 0; band < job.bands.size(); ++band) {
+    for (BandTerm& term : job.bands[band]) {
+      term.real /= counts[band] * gain;
+      term.imag /= counts[band] * gain;
+    }
+  }
+  job.band_floor = 1.0 / (255.0 * 255.0 * 12.0);
+}
+
+Tensor fft_bands(const Tensor& input, int64_t window, int64_t stride, const std::string& taper,
+                 const std::string& layout, int64_t radial, int64_t angular, ScalarType type) {
+  const Tensor image = with_adjacent_pixels(input);
+  FeatureJob job = make_job(image, window, stride, taper, layout);
+  job.features_dtype = features_type(type, job, "dtype");
+  FREQDIFF_CHECK(radial > 0, "radial", radial, "at least 1");
+  FREQDIFF_CHECK(angular > 0, "angular", angular, "at least 1");
+  append_bands(job, radial, angular);
+  Tensor result = empty_cpu(
+      {job.batch, job.token_rows(), job.token_columns(), int64_t(job.planes()) * radial * angular},
+      type);
+  job.features = result.mutable_data_ptr();
+  const Kernels& set = kernels(job.dtype == Dtype::kFloat64);
+  parallel_pieces(groups(job, set), 1,
+                  [&](int64_t begin, int64_t end) { set.bands_forward(job, begin, end); });
+  return result;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(freqdiff, CPU, library) {
   library.impl("fft_features", TORCH_BOX(&fft_features));
   library.impl("fft_features_backward", TORCH_BOX(&fft_features_backward));
+  library.impl("fft_bands", TORCH_BOX(&fft_bands));
 }
 
 }  // namespace freqdiff

@@ -17,6 +17,12 @@ struct Float16 {
   uint16_t raw;
 };
 
+// What the square of a slot's real part and of its imaginary part add to the power of a band.
+struct BandTerm {
+  int32_t slot;
+  double real, imag;
+};
+
 // Windowed spectra. Tokens are numbered over (batch, row, column); a group is `lanes` tokens.
 struct FeatureJob {
   const void* image;  // (batch, 3, height, width), strides in elements, pixels adjacent
@@ -33,6 +39,8 @@ struct FeatureJob {
   bool stream;        // write past the caches
   void* window_grad;  // backward: (token, plane, window, window), float or double
   void* image_grad;   // backward: contiguous (batch, 3, height, width) of `dtype`
+  std::vector<std::vector<BandTerm>> bands;  // instead of features: the terms of each band
+  double band_floor;                         // power that every band adds
 
   int planes() const { return rgb ? 3 : 1; }
   int margin() const { return (window - stride) / 2; }
@@ -92,6 +100,57 @@ struct ExtractJob {
   bool stream;
 };
 
+// Attention of blocks of the frame's grid, each to itself and `halo` pixels around.
+struct AttentionJob {
+  // (batch, height, width, heads, depth), strides in elements.
+  struct Operand {
+    const void* data;
+    int64_t strides[5];
+  };
+  Dtype dtype;  // of q, k, v, grad, out and the gradients; sums and bias are float or double
+  Operand q, k, v;
+  int64_t batch, height, width, heads, depth;
+  int window, halo;
+  int64_t top, left;  // offset of pixel (0, 0) in its block
+  double scale;
+  // One row per query of a block, one column per key; null without bias.
+  const void* bias;  // (heads, padded_queries, key_pitch)
+  void* out;         // forward: contiguous
+  void* lse;         // (batch, height, width, heads)
+
+  Operand grad, forward_out;  // backward only, like the rest
+  void* q_grad;               // contiguous, of `dtype`
+  void *k_sum, *v_sum;        // contiguous, sums that start at 0
+  void* bias_sum;             // (batch * block_rows, heads, span, span)
+  int phase, phases;          // rows of blocks with this number modulo `phases`
+
+  int keys_side() const { return window + 2 * halo; }
+  int span() const { return 2 * (window + halo) - 1; }
+  int64_t block_rows() const { return (top + height + window - 1) / window; }
+  int64_t block_columns() const { return (left + width + window - 1) / window; }
+  int64_t phase_rows() const { return (block_rows() - phase + phases - 1) / phases; }
+  // Padded to whole vectors of `lanes` and whole rows of register tiles.
+  int padded_queries(int lanes) const { return padded(window * window, lanes > 8 ? lanes : 8); }
+  int padded_keys(int lanes) const {
+    return padded(keys_side() * keys_side(), lanes > 8 ? lanes : 8);
+  }
+  int padded_depth(int lanes) const { return padded(int(depth), lanes); }
+  // Rows of powers of two would collide in the cache.
+  int key_pitch(int lanes) const { return padded_keys(lanes) + lanes; }
+  static int padded(int count, int unit) { return (count + unit - 1) / unit * unit; }
+};
+
+// x' = kx x + k0 x0 with x0 = cx x + cf f + cy y. All tensors lie alike, image after image.
+struct StepJob {
+  const void *x, *f, *y;  // y may be null
+  Dtype x_dtype, f_dtype, y_dtype;
+  void* result;  // of x_dtype
+  int64_t image_size;
+  std::vector<double> coefficients;  // cx, cf, cy, kx, k0 of each image
+  bool clamp;                        // x0 to [-1, 1]
+  bool stream;
+};
+
 // Functions take a range of work items, so that the caller can split the work over threads.
 struct Kernels {
   const char* name;
@@ -99,8 +158,12 @@ struct Kernels {
   void (*features_forward)(const FeatureJob&, int64_t, int64_t);   // over groups
   void (*features_backward)(const FeatureJob&, int64_t, int64_t);  // over groups
   void (*features_gather)(const FeatureJob&, int64_t, int64_t);    // over batch * height rows
+  void (*bands_forward)(const FeatureJob&, int64_t, int64_t);      // over groups
   void (*stitch)(const StitchJob&, int64_t, int64_t);              // over image rows
   void (*extract)(const ExtractJob&, int64_t, int64_t);            // over tiles * tile_height rows
+  void (*attention_forward)(const AttentionJob&, int64_t, int64_t);   // over blocks * heads
+  void (*attention_backward)(const AttentionJob&, int64_t, int64_t);  // batch * phase_rows * heads
+  void (*step)(const StepJob&, int64_t, int64_t);                     // over values
 };
 
 extern const Kernels generic_kernels;

@@ -137,6 +137,11 @@ FREQDIFF_INLINE Vec<S> exchange(const Vec<S>& a, const Vec<S>& b, std::index_seq
   }
 }
 
+template <int Step, typename S, size_t... Lane>
+FREQDIFF_INLINE Vec<S> swap_lanes(const Vec<S>& a, std::index_sequence<Lane...>) {
+  return __builtin_shufflevector(a, a, int(Lane ^ Step)...);
+}
+
 template <typename S, int Step = 1>
 FREQDIFF_INLINE void transpose(Vec<S>* rows) {
   constexpr std::make_index_sequence<kLanes> lanes{};
@@ -148,6 +153,17 @@ FREQDIFF_INLINE void transpose(Vec<S>* rows) {
     rows[row + Step] = exchange<Step, 1, S>(a, b, lanes);
   }
   if constexpr (2 * Step < kLanes) transpose<S, 2 * Step>(rows);
+}
+
+// The sum or the maximum over all lanes, in every lane, always in the same order.
+template <typename S, int Step = 1, typename Combine>
+FREQDIFF_INLINE Vec<S> over_lanes(const Vec<S>& value, Combine&& combine) {
+  if constexpr (Step == kLanes) {
+    return value;
+  } else {
+    return over_lanes<S, 2 * Step>(
+        combine(value, swap_lanes<Step, S>(value, std::make_index_sequence<kLanes>{})), combine);
+  }
 }
 
 // Three planes of kLanes pixels to interleaved colours and back: every result takes its lanes from
@@ -206,6 +222,25 @@ FREQDIFF_INLINE Vec<float> log(const Vec<float>& x) {
   return (m + y) + (exponent * 0.693359375f + (x - x));
 }
 
+// Exponential, to about one unit in the last place (the polynomial is that of Cephes' expf): 0
+// below -87.3, infinity above 88.3, NaN stays.
+FREQDIFF_INLINE Vec<float> exp(const Vec<float>& x) {
+  // The sum leaves the nearest integer in the lowest bits.
+  const Vec<float> shifted = x * 1.44269504088896341f + 12582912.0f;
+  const Vec<float> n = shifted - 12582912.0f;
+  const Vec<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec<float> y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * (r * r) + r + 1.0f;
+  const Vec<uint32_t> power = (bits<uint32_t, float>(shifted) << 23) + 0x3f800000u;
+  y *= bits<float, uint32_t>(power);
+  y = x < -87.3f ? Vec<float>{} : y;
+  return x > 88.3f ? Vec<float>{} + std::numeric_limits<float>::infinity() : y;
+}
+
 FREQDIFF_INLINE Vec<float> inverse_sqrt(const Vec<float>& x) {
 #if defined(FREQDIFF_AVX512)
   // 14 bits, then one Newton step: to about one unit in the last place.
@@ -229,6 +264,12 @@ FREQDIFF_INLINE void store_float(double* target, const Vec<double>& value) { sto
 FREQDIFF_INLINE Vec<double> log(const Vec<double>& x) {
   Vec<double> y;
   for (int lane = 0; lane < kLanes; ++lane) y[lane] = std::log(x[lane]);
+  return y;
+}
+
+FREQDIFF_INLINE Vec<double> exp(const Vec<double>& x) {
+  Vec<double> y;
+  for (int lane = 0; lane < kLanes; ++lane) y[lane] = std::exp(x[lane]);
   return y;
 }
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from precision import data_rounding, error
 from torch import Tensor
 
 from freqdiff_kernels import gradients, ops, reference
@@ -15,15 +16,6 @@ def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def plain(image: Tensor, *options: object) -> Tensor:
     """The reference."""
     return reference.fft_features(image, *options, reference.features_dtype(image, None))
-
-
-def error(values: Tensor, exact: Tensor) -> float:
-    return float((values.double() - exact).norm() / exact.norm())
-
-
-def data_rounding(dtype: torch.dtype) -> float:
-    """Relative error of values stored in `dtype`."""
-    return torch.finfo(dtype).eps / 2 if dtype.is_floating_point else 0.0
 
 
 @pytest.mark.parametrize("layout", ["luma", "rgb"])
@@ -218,6 +210,30 @@ def test_bands_as_precise_as_torch(level: str, window: int, dtype: torch.dtype) 
     expected = reference.fft_bands(image, *options, torch.float32)
     bands = ops.fft_bands(image, window, window // 2, 4, 3, "hann", "rgb", torch.float32)
     assert error(bands, exact) <= 2 * error(expected, exact) + data_rounding(torch.float32)
+
+
+@pytest.mark.parametrize("angular", [1, 4, 7, 20])
+@pytest.mark.parametrize("radial", [1, 5, 8])
+@pytest.mark.parametrize("window", [8, 16, 32])
+def test_every_frequency_is_in_its_band(window: int, radial: int, angular: int) -> None:
+    image = photo(1, 3, window, 2 * window, dtype=torch.float64)
+    options = (window, window, "none", "luma", radial, angular)
+    bands = ops.fft_bands(image, window, window, radial, angular, "none")
+    torch.testing.assert_close(bands, reference.fft_bands(image, *options, torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_bands_of_any_dtype_strides_and_count(level: str, dtype: torch.dtype) -> None:
+    image = photo(2, 3, 24, 40)
+    options = (8, 4, "hann", "luma", 3, 7)
+    exact = reference.fft_bands(image.double(), *options, torch.float64)
+    expected = reference.fft_bands(image, *options, dtype)
+    bands = ops.fft_bands(image.mT.contiguous().mT, 8, 4, 3, 7, dtype=dtype)
+    assert bands.dtype == dtype
+    assert error(bands, exact) <= 2 * error(expected, exact) + data_rounding(dtype)
+    assert ops.fft_bands(image[:0], 8, 4, 3, 7).shape == (0, 6, 10, 21)
+    # A window gives the same wherever its lane is.
+    assert torch.equal(ops.fft_bands(image[1:], 8, 4, 3, 7, dtype=dtype), bands[1:])
 
 
 @pytest.mark.parametrize("layout", ["luma", "rgb"])
