@@ -48,7 +48,11 @@ _REFERENCE: dict[str, Callable[..., Any]] = {
     "ddim_step": reference.ddim_step,
 }
 
-_TRITON: dict[str, str] = {}
+_TRITON = {
+    "ddim_step": "triton_steps",
+    "extract_tiles": "triton_tiles",
+    "stitch_tiles": "triton_tiles",
+}
 """Module of the Triton version of an operation, which has its name and arguments."""
 
 BACKENDS = {
