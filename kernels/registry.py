@@ -49,6 +49,10 @@ _REFERENCE: dict[str, Callable[..., Any]] = {
 }
 
 _TRITON = {
+    "fft_features": "triton_features",
+    "fft_features_backward": "triton_features_backward",
+    "fft_bands": "triton_features",
+    "fft_bands_backward": "triton_features_backward",
     "ddim_step": "triton_steps",
     "extract_tiles": "triton_tiles",
     "stitch_tiles": "triton_tiles",

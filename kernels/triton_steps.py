@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from freqdiff_kernels import reference
-from freqdiff_kernels.triton_launch import cast, compute_dtype, device_of, runs_on
+from freqdiff_kernels.triton_launch import OPTIONS, cast, compute_dtype, device_of, runs_on
 
 BLOCK = 1024
 """Elements per program: 8 per thread of 4 warps, two 16-byte loads each of fp32. Not timed."""
@@ -75,5 +75,6 @@ def ddim_step(x: Tensor, f: Tensor, y: Tensor | None, coefficients: Tensor, clam
             CLAMP=clamp,
             COMPUTE=compute_dtype(x.dtype),
             BLOCK=BLOCK,
+            **OPTIONS,
         )
     return out

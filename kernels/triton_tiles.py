@@ -10,9 +10,11 @@ from torch import Tensor
 
 from freqdiff_kernels import reference
 from freqdiff_kernels.triton_launch import (
+    OPTIONS,
     cast,
     compute_dtype,
     device_of,
+    fold,
     power_of_two,
     runs_on,
 )
@@ -22,14 +24,6 @@ BLOCK = 1024
 16-byte stores. Chosen for rows of 512 RGB pixels and more, not timed."""
 GROUP = 16
 """Most planes per program of `stitch_tiles`; they share the indices and weights."""
-
-
-@triton.jit
-def _fold(index, size):
-    """`reference.fold_index` for one index or many."""
-    period = tl.maximum(2 * (size - 1), 1)
-    index = ((index % period) + period) % period
-    return tl.minimum(index, tl.where(size == 1, 0, period) - index)
 
 
 @triton.jit
@@ -75,8 +69,8 @@ def _extract_kernel(
     tile = row // tile_height
     element = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     mask = element < row_length
-    y = _fold(tl.load(starts_y + tile // columns) + row % tile_height, height)
-    x = _fold(tl.load(starts_x + tile % columns) + element // CHANNELS, width)
+    y = fold(tl.load(starts_y + tile // columns) + row % tile_height, height)
+    x = fold(tl.load(starts_x + tile % columns) + element // CHANNELS, width)
     source = y.to(tl.int64) * stride_y + x.to(tl.int64) * stride_x
     source += (element % CHANNELS).to(tl.int64) * stride_c
     values = tl.load(image + source, mask=mask, other=0).to(COMPUTE)
@@ -138,6 +132,7 @@ def extract_tiles(
             TOP=_top(dtype),
             COMPUTE=compute_dtype(image.dtype),
             BLOCK=block,
+            **OPTIONS,
         )
     return out
 
@@ -286,5 +281,6 @@ def stitch_tiles(
             TOP=_top(dtype),
             COMPUTE=compute_dtype(tiles.dtype),
             BLOCK=block,
+            **OPTIONS,
         )
     return out
