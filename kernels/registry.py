@@ -49,6 +49,8 @@ _REFERENCE: dict[str, Callable[..., Any]] = {
 }
 
 _TRITON = {
+    "halo_attention": "triton_attention",
+    "halo_attention_backward": "triton_attention_backward",
     "fft_features": "triton_features",
     "fft_features_backward": "triton_features_backward",
     "fft_bands": "triton_features",
