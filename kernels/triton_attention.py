@@ -168,13 +168,22 @@ def grid_of(
     return height, width, heads, rows, columns, top, left
 
 
-# Chosen by register count of the sm_90 build (no spills; see the test that compiles the kernels),
-# not timed.
-def _forward_tiles(window: int, depth: int, wide: bool) -> tuple[int, int]:
-    """Queries and keys per step of the forward kernel."""
-    if wide:
-        return 64, 32
-    return min(window**2, 128 if depth <= 64 else 64), 64
+def is_wide(values: Tensor) -> bool:
+    """Whether products are computed in full float32, which takes more registers."""
+    return values.dtype in (torch.float32, torch.float64)
+
+
+# Here and in the backward: chosen by register count of the sm_90 build, not timed. Without spills
+# 2 programs and more fit on a multiprocessor, 4 at a depth of 32.
+def forward_launch(window: int, depth: int, wide: bool, biased: bool) -> dict[str, int]:
+    """Queries per program, keys per step, and how many warps share them."""
+    queries = 128 if window == 16 and depth <= 64 and not wide else 64
+    return {
+        "QUERIES": queries,
+        "KEYS": 32 if wide or biased else 64,
+        "num_warps": 8 if wide or queries == 128 else 4,
+        "num_stages": 2 if wide else 3,
+    }
 
 
 def halo_attention(
@@ -197,10 +206,10 @@ def halo_attention(
     q, k, v = dense(q), dense(k), dense(v)
     geometry = grid_of(q, window, origin)
     _, _, heads, rows, columns, _, _ = geometry
-    wide = q.dtype in (torch.float32, torch.float64)
-    queries, keys = _forward_tiles(window, q.shape[4], wide)
+    launch = forward_launch(window, q.shape[4], is_wide(q), bias is not None)
+    programs = len(q) * rows * columns * heads * (window**2 // launch["QUERIES"])
     with device_of(q):
-        _forward_kernel[(len(q) * rows * columns * heads * (window**2 // queries),)](
+        _forward_kernel[(programs,)](
             q,
             k,
             v,
@@ -216,10 +225,9 @@ def halo_attention(
             WINDOW=window,
             HALO=halo,
             DEPTH=q.shape[4],
-            QUERIES=queries,
-            KEYS=keys,
             COMPUTE=compute_dtype(q.dtype),
             DOT=dot_dtype(q.dtype),
+            **launch,
             **OPTIONS,
         )
     return out, lse

@@ -6,7 +6,6 @@ in a fixed order. So the result is the same bit for bit in every run.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import triton
@@ -20,11 +19,13 @@ from freqdiff_kernels.triton_attention import (
     dot_dtype,
     grid_of,
     inside,
+    is_wide,
     pair_bias,
     place,
     supported,
     vectors,
 )
+from freqdiff_kernels.triton_attention_bias import bias_gradient
 from freqdiff_kernels.triton_launch import OPTIONS, compute_dtype, device_of
 
 
@@ -218,121 +219,27 @@ def _key_kernel(
     tl.store(v_grad + packed, values_grad.to(v_grad.dtype.element_ty), mask=mask[:, None])
 
 
-@triton.jit
-def _bias_kernel(
-    grad,
-    q,
-    k,
-    v,
-    bias,
-    lse,
-    dots,
-    sums,
-    height,
-    width,
-    heads,
-    rows,
-    columns,
-    top,
-    left,
-    q_b,
-    q_y,
-    q_x,
-    q_h,
-    k_b,
-    k_y,
-    k_x,
-    k_h,
-    v_b,
-    v_y,
-    v_x,
-    v_h,
-    windows,
-    scale: tl.float64,
-    WINDOW: tl.constexpr,
-    HALO: tl.constexpr,
-    DEPTH: tl.constexpr,
-    QUERIES: tl.constexpr,
-    KEYS: tl.constexpr,
-    COUNT: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    DOT: tl.constexpr,
-):
-    """Sums of the slopes of pairs over COUNT windows: (groups, heads, w^2, (w + 2 halo)^2)."""
-    SIDE: tl.constexpr = WINDOW + 2 * HALO
-    REACH: tl.constexpr = 2 * (WINDOW + HALO) - 1
-    ACROSS: tl.constexpr = (SIDE * SIDE + KEYS - 1) // KEYS
-    DOWN: tl.constexpr = WINDOW * WINDOW // QUERIES
-    program = tl.program_id(0)
-    n = program % ACROSS * KEYS + tl.arange(0, KEYS)
-    m = program // ACROSS % DOWN * QUERIES + tl.arange(0, QUERIES)
-    head = program // (ACROSS * DOWN) % heads
-    group = program // (ACROSS * DOWN) // heads
-    factor = tl.full((1, 1), scale * LOG2_E, COMPUTE)
-    inner_y, inner_x = m // WINDOW, m % WINDOW
-    outer_y, outer_x = n // SIDE - HALO, n % SIDE - HALO
-    listed = n < SIDE * SIDE
-    table = pair_bias(
-        bias + head * REACH * REACH,
-        outer_y[None, :] - inner_y[:, None],
-        outer_x[None, :] - inner_x[:, None],
-        listed[None, :],
-        REACH,
-        COMPUTE,
-    )
-    total = tl.zeros((QUERIES, KEYS), COMPUTE)
-    for step in range(COUNT):
-        window = group * COUNT + step
-        sample = (window // (rows * columns)).to(tl.int64)
-        # Windows beyond the last one lie below the image, where all is masked.
-        y0 = tl.where(window < windows, window // columns % rows * WINDOW - top, height + HALO)
-        x0 = window % columns * WINDOW - left
-        y, x = y0 + inner_y, x0 + inner_x
-        own = inside(y, x, height, width)
-        key_y, key_x = y0 + outer_y, x0 + outer_x
-        seen = listed & inside(key_y, key_x, height, width)
-        pixel = ((sample * height + y) * width + x) * heads + head
-        queries = vectors(q + sample * q_b + head * q_h, y, x, own, q_y, q_x, DEPTH).to(DOT)
-        packed = pixel[:, None] * DEPTH + tl.arange(0, DEPTH)[None, :]
-        grads = tl.load(grad + packed, mask=own[:, None], other=0).to(DOT)
-        level = tl.load(lse + pixel, mask=own, other=0) * LOG2_E
-        dot = tl.load(dots + pixel, mask=own, other=0)
-        keys = vectors(k + sample * k_b + head * k_h, key_y, key_x, seen, k_y, k_x, DEPTH)
-        values = vectors(v + sample * v_b + head * v_h, key_y, key_x, seen, v_y, v_x, DEPTH)
-        logits = tl.dot(queries, tl.trans(keys.to(DOT)), input_precision="ieee", out_dtype=COMPUTE)
-        logits = logits * factor + table
-        both = own[:, None] & seen[None, :]
-        weights = tl.exp2(tl.where(both, logits - level[:, None], -float("inf")))
-        pulls = tl.dot(grads, tl.trans(values.to(DOT)), input_precision="ieee", out_dtype=COMPUTE)
-        total += weights * (pulls - dot[:, None])
-    line = (group.to(tl.int64) * heads + head) * (WINDOW * WINDOW) + m
-    target = sums + line[:, None] * (SIDE * SIDE) + n[None, :]
-    tl.store(target, total, mask=listed[None, :])
+def backward_launch(depth: int, wide: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """Launch of the kernel of queries and of that of keys; see `forward_launch`."""
+    of_queries = {
+        "QUERIES": 64,
+        "KEYS": 32 if wide or depth == 128 else 64,
+        "num_warps": 8 if wide else 4,
+        "num_stages": 2 if wide else 3,
+    }
+    of_keys = {
+        "QUERIES": 16 if wide and depth == 128 else of_queries["KEYS"],
+        "num_warps": 8 if wide or depth == 128 else 4,
+        "num_stages": of_queries["num_stages"],
+    }
+    return of_queries, of_keys
 
 
-# Chosen by register count of the sm_90 build (no spills; see the test that compiles the kernels),
-# not timed.
-def _tiles(window: int, depth: int, wide: bool) -> tuple[int, int]:
-    """Queries and keys per step of the kernels of queries and of the bias."""
-    return 64, 32 if wide or depth > 64 else 64
-
-
-def _parts(window: int, halo: int) -> tuple[int, int]:
+def key_parts(window: int, halo: int) -> tuple[int, int]:
     """BLOCK and NEAR of `_key_kernel`: at most 64 keys, seen by as few windows as possible."""
     if halo == 0:
         return 8, 1
     return (window // 2, 2) if 2 * halo <= window else (8, 3)
-
-
-@lru_cache(maxsize=32)
-def _pairs_of_entries(window: int, halo: int, device: torch.device) -> Tensor:
-    """Pair of query and key, or their number, for each entry of the table and each query."""
-    index = reference_attention.relative_index(window, halo, torch.device("cpu"))
-    reach = 2 * (window + halo) - 1
-    pairs = torch.full((reach**2, window**2), index.numel())
-    queries = torch.arange(window**2)[:, None].expand_as(index)
-    pairs[index, queries] = torch.arange(index.numel()).reshape(index.shape)
-    return pairs.to(device)
 
 
 def halo_attention_backward(
@@ -371,71 +278,32 @@ def halo_attention_backward(
         "COMPUTE": compute_dtype(q.dtype),
         "DOT": dot_dtype(q.dtype),
     }
-    queries, keys = _tiles(window, depth, q.dtype in (torch.float32, torch.float64))
-    block, near = _parts(window, halo)
+    of_queries, of_keys = backward_launch(depth, is_wide(q))
+    block, near = key_parts(window, halo)
+    parts = window**2 // of_queries["QUERIES"]
     bias_grad = q.new_empty(0)
     with device_of(q):
-        _query_kernel[(windows * heads * (window**2 // queries),)](
-            grad,
-            q,
-            k,
-            v,
-            table,
-            out,
-            lse,
-            dots,
-            q_grad,
+        _query_kernel[(windows * heads * parts,)](
+            *(grad, q, k, v, table, out, lse, dots, q_grad),
             *shared,
             scale,
             HAS_BIAS=bias is not None,
-            QUERIES=queries,
-            KEYS=keys,
+            **of_queries,
             **options,
         )
         _key_kernel[(windows * heads * (window // block) ** 2,)](
-            grad,
-            q,
-            k,
-            v,
-            table,
-            lse,
-            dots,
-            k_grad,
-            v_grad,
+            *(grad, q, k, v, table, lse, dots, k_grad, v_grad),
             *shared,
             scale,
             HAS_BIAS=bias is not None,
             BLOCK=block,
             NEAR=near,
-            QUERIES=keys,
+            **of_keys,
             **options,
         )
         if bias is not None:
-            side = window + 2 * halo
-            tiles = window**2 // queries * triton.cdiv(side**2, keys)
-            # About 1024 programs: a few for each multiprocessor of an H100.
-            groups = min(max(1024 // (heads * tiles), 1), windows)
-            count = triton.next_power_of_2(triton.cdiv(windows, groups))
-            groups = triton.cdiv(windows, count)
-            sums = lse.new_empty((groups, heads, window**2, side**2))
-            _bias_kernel[(groups * heads * tiles,)](
-                grad,
-                q,
-                k,
-                v,
-                table,
-                lse,
-                dots,
-                sums,
-                *shared,
-                windows,
-                scale,
-                QUERIES=queries,
-                KEYS=keys,
-                COUNT=count,
-                **options,
+            bias_grad = bias_gradient(
+                (grad, q, k, v, table, lse, dots), shared, windows, scale, of_queries | options
             )
-            slopes = torch.nn.functional.pad(sums.sum(0).flatten(1), (0, 1))
-            entries = slopes[:, _pairs_of_entries(window, halo, q.device)].sum(-1)
-            bias_grad = entries.reshape(bias.shape).to(bias.dtype)
+            bias_grad = bias_grad.reshape(bias.shape).to(bias.dtype)
     return q_grad, k_grad, v_grad, bias_grad
