@@ -28,7 +28,7 @@ def cast(values, DTYPE: tl.constexpr):
 def fold(index, size):
     """`reference.fold_index` for one index or many."""
     period = tl.maximum(2 * (size - 1), 1)
-    index = ((index % period) + period) % period
+    index = tl.abs(index) % period
     return tl.minimum(index, tl.where(size == 1, 0, period) - index)
 
 

@@ -70,7 +70,11 @@ def _extract_kernel(
     element = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     mask = element < row_length
     y = fold(tl.load(starts_y + tile // columns) + row % tile_height, height)
-    x = fold(tl.load(starts_x + tile % columns) + element // CHANNELS, width)
+    first = tl.load(starts_x + tile % columns)
+    x = first + element // CHANNELS
+    # Most tiles lie inside the image, and dividing each index takes longer than the rest.
+    if (first < 0) | (first + row_length // CHANNELS > width):
+        x = fold(x, width)
     source = y.to(tl.int64) * stride_y + x.to(tl.int64) * stride_x
     source += (element % CHANNELS).to(tl.int64) * stride_c
     values = tl.load(image + source, mask=mask, other=0).to(COMPUTE)
@@ -158,21 +162,15 @@ def _stitch_kernel(
     second_x,
     weight_x,
     out,
-    channels,
     width,
     height,
-    tile_height,
-    tile_width,
-    columns,
-    stride_n,
     stride_c,
-    stride_y,
-    stride_x,
     groups,
     blocks,
     scale: tl.float64,
     shift: tl.float64,
     INTERLEAVED: tl.constexpr,
+    CHANNELS: tl.constexpr,
     PLANES: tl.constexpr,
     AFFINE: tl.constexpr,
     TOP: tl.constexpr,
@@ -184,29 +182,25 @@ def _stitch_kernel(
     y = program // blocks // groups
     element = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     if INTERLEAVED:
-        channel, x = element % channels, element // channels
+        channel, x = element % CHANNELS, element // CHANNELS
     else:
         channel, x = tl.zeros((BLOCK,), tl.int32), element
     inside = x < width
 
     # Where columns and rows lie: in one tile or, where the weight is not 0, in two.
-    index = tl.load(first_x + x, mask=inside, other=0)
-    left = (index // tile_width) * stride_n + (index % tile_width) * stride_x
-    index = tl.load(second_x + x, mask=inside, other=0)
-    right = (index // tile_width) * stride_n + (index % tile_width) * stride_x
+    left = tl.load(first_x + x, mask=inside, other=0)
+    right = tl.load(second_x + x, mask=inside, other=0)
     weight = tl.load(weight_x + x, mask=inside, other=0)
     banded = tl.max(weight, 0) > 0
     weight = weight.to(COMPUTE)
-    index = tl.load(first_y + y)
-    upper = tiles + (index // tile_height) * columns * stride_n + (index % tile_height) * stride_y
-    index = tl.load(second_y + y)
-    lower = tiles + (index // tile_height) * columns * stride_n + (index % tile_height) * stride_y
+    upper = tiles + tl.load(first_y + y)
+    lower = tiles + tl.load(second_y + y)
     weight_down = tl.load(weight_y + y)
     down = weight_down.to(COMPUTE)
 
     for plane in tl.static_range(PLANES):
         number = channel + group * PLANES + plane
-        mask = inside & (number < channels)
+        mask = inside & (number < CHANNELS)
         shift_c = number.to(tl.int64) * stride_c
         values = _blend_x(upper, left + shift_c, right + shift_c, weight, mask, banded, COMPUTE)
         if weight_down != 0:
@@ -214,7 +208,7 @@ def _stitch_kernel(
             values = values + down * (below - values)
         result = _finish(values, scale, shift, AFFINE, TOP, out.dtype.element_ty)
         if INTERLEAVED:
-            target = y.to(tl.int64) * width * channels + element
+            target = y.to(tl.int64) * width * CHANNELS + element
         else:
             target = (number.to(tl.int64) * height + y) * width + x
         tl.store(out + target, result, mask=mask)
@@ -222,10 +216,22 @@ def _stitch_kernel(
 
 @lru_cache(maxsize=32)
 def _plan(
-    starts: tuple[int, ...], tile: int, size: int, margin: int, device: torch.device
+    starts: tuple[int, ...],
+    tile: int,
+    size: int,
+    margin: int,
+    strides: tuple[int, int],
+    device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference.blend_plan`, on the device; it is the same for every image of one size."""
-    first, second, weight = reference.blend_plan(starts, tile, size, margin, torch.device("cpu"))
+    """`reference.blend_plan` on the device, with the places in memory instead of the indices.
+
+    Args:
+        starts, tile, size, margin: of one axis.
+        strides: from tile to tile and from pixel to pixel along the axis.
+        device: of the tiles.
+    """
+    *indices, weight = reference.blend_plan(starts, tile, size, margin, torch.device("cpu"))
+    first, second = (index // tile * strides[0] + index % tile * strides[1] for index in indices)
     return first.to(device), second.to(device), weight.to(device)
 
 
@@ -258,24 +264,23 @@ def stitch_tiles(
     blocks = triton.cdiv(row_length, block)
     planes = 1 if channels_last else min(GROUP, channels)
     groups = 1 if channels_last else triton.cdiv(channels, planes)
+    stride_n, stride_c, stride_y, stride_x = tiles.stride()
+    down, across = (stride_n * len(xs), stride_y), (stride_n, stride_x)
     with device_of(tiles):
         _stitch_kernel[(height * groups * blocks,)](
             tiles,
-            *_plan(tuple(ys), tile_height, height, margin, tiles.device),
-            *_plan(tuple(xs), tile_width, width, margin, tiles.device),
+            *_plan(tuple(ys), tile_height, height, margin, down, tiles.device),
+            *_plan(tuple(xs), tile_width, width, margin, across, tiles.device),
             out,
-            channels,
             width,
             height,
-            tile_height,
-            tile_width,
-            len(xs),
-            *tiles.stride(),
+            stride_c,
             groups,
             blocks,
             scale,
             shift,
             INTERLEAVED=channels_last,
+            CHANNELS=channels,
             PLANES=planes,
             AFFINE=scale != 1.0 or shift != 0.0,
             TOP=_top(dtype),
