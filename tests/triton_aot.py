@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
@@ -33,18 +34,17 @@ Case = tuple[str, Any, dict[str, Any]]
 TENSORS = {"fp32": "*fp32:16", "bf16": "*bf16:16", "fp16": "*fp16:16", "u8": "*u8:16"}
 TENSORS |= {"u16": "*u16:16"}
 # "type:16" is a multiple of 16, as the addresses and strides of real images and layers are.
-MULTIPLES = (
-    "height width stride_b stride_c stride_y q_b q_y q_x q_h k_b k_y k_x k_h v_b v_y v_x v_h"
-)
-WHOLE = "heads rows columns top left windows blocks groups channels size row_length"
-WHOLE += " tile_height tile_width"
-TYPES: dict[str, Any] = dict.fromkeys(MULTIPLES.split(), "i32:16")
-TYPES |= dict.fromkeys(WHOLE.split(), "i32")
-TYPES |= dict.fromkeys(("scale", "shift", "floor"), "fp64")
-TYPES |= dict.fromkeys(("basis_table", "shares", "windows_image", "coefficients"), TENSORS["fp32"])
-TYPES |= dict.fromkeys(("lse", "dots", "sums", "weight_y", "weight_x"), TENSORS["fp32"])
-TYPES |= dict.fromkeys(("first_y", "second_y", "first_x", "second_x"), "*i64:16")
-TYPES |= {"starts_y": "*i32:16", "starts_x": "*i32:16", "stride_x": 1, "COMPUTE": tl.float32}
+TYPES: dict[str, Any] = {"COMPUTE": tl.float32, "stride_x": 1}
+for names, type_ in (
+    ("height width stride_b stride_c stride_y q_b q_y q_x q_h", "i32:16"),
+    ("k_b k_y k_x k_h v_b v_y v_x v_h", "i32:16"),
+    ("heads rows columns top left windows blocks groups size row_length tile_height", "i32"),
+    ("scale shift floor", "fp64"),
+    ("basis_table shares coefficients lse dots sums weight_y weight_x", TENSORS["fp32"]),
+    ("first_y second_y first_x second_x", "*i64:16"),
+    ("starts_y starts_x", "*i32:16"),
+):
+    TYPES |= dict.fromkeys(names.split(), type_)
 
 
 def of_tensors(dtype: str, *names: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def spectral_cases() -> Iterator[Case]:
         options = {"P": window, "S": stride, "LUMA": True} | of_tensors(source, "image")
         options |= of_tensors(target, "out", "grad") | of_tensors("fp32", "windows")
         side, across = triton_features.geometry(window, 16)
-        dtype = getattr(__import__("torch"), {"fp32": "float32", "bf16": "bfloat16"}[target])
+        dtype = torch.bfloat16 if target == "bf16" else torch.float32
         precision = triton_features.precision(side, dtype)
         forward = options | {"Q": side, "N": across, "PRECISION": precision}
         yield f"features {name} -> {target}", triton_features._features_kernel, forward
