@@ -228,7 +228,7 @@ def backward_launch(depth: int, wide: bool) -> tuple[dict[str, int], dict[str, i
         "num_stages": 2 if wide else 3,
     }
     of_keys = {
-        "QUERIES": 16 if wide and depth == 128 else of_queries["KEYS"],
+        "QUERIES": 16 if wide and depth == 128 else 32 if wide or depth > 32 else 64,
         "num_warps": 8 if wide or depth == 128 else 4,
         "num_stages": of_queries["num_stages"],
     }

@@ -169,7 +169,7 @@ def _bands_kernel(
 
 # Values per strip, by the side of its squares. Chosen by register count of the sm_90 build with 4
 # warps (no spills, at least 3 programs per multiprocessor below 64), not timed.
-STRIPS = {16: 4096, 32: 1024, 64: 4096}
+STRIPS = {16: 2048, 32: 1024, 64: 4096}
 
 
 def geometry(window: int, least: int) -> tuple[int, int]:

@@ -81,7 +81,7 @@ def test_dtype_pairs(source: torch.dtype, target: torch.dtype) -> None:
         assert_same_up_to_rounding(result, expected, source)
 
 
-@pytest.mark.parametrize("channels", [1, 17, 0])
+@pytest.mark.parametrize("channels", [1, 3, 0])
 @pytest.mark.parametrize(
     ("starts", "tile", "size", "margin"),
     [
@@ -115,10 +115,17 @@ def test_odd_shapes(
     assert torch.equal(ops.stitch_tiles(tiles, starts, size, margin), image)
 
 
+def test_more_channels_than_a_program_takes() -> None:
+    image, starts = photo(2 * 16 + 1, 2, 5), ([0], [0, 2])
+    tiles = ops.extract_tiles(image, (2, 3), starts)
+    for last in (False, True):
+        assert torch.equal(ops.stitch_tiles(tiles, starts, (2, 5), channels_last=last), image)
+
+
 def test_rows_longer_than_a_block() -> None:
-    image, starts = photo(1, 6, 2500), ([0, 3], [0, 1000])
-    tiles = ops.extract_tiles(image, (4, 1500), starts)
-    assert torch.equal(ops.stitch_tiles(tiles, starts, (6, 2500)), image)
+    image, starts = photo(1, 3, 2500), ([0, 1], [0, 1000])
+    tiles = ops.extract_tiles(image, (2, 1500), starts)
+    assert torch.equal(ops.stitch_tiles(tiles, starts, (3, 2500)), image)
 
 
 def test_margin_keeps_the_borders_of_tiles_out() -> None:
