@@ -32,7 +32,9 @@ def place(rows, columns, heads, top, left, WINDOW: tl.constexpr, PARTS: tl.const
     head, program = program % heads, program // heads
     column, program = program % columns, program // columns
     row, sample = program % rows, program // rows
-    return part, head, sample.to(tl.int64), row * WINDOW - top, column * WINDOW - left
+    # 64 bits for what is multiplied by the largest strides.
+    head, sample = head.to(tl.int64), sample.to(tl.int64)
+    return part, head, sample, row * WINDOW - top, column * WINDOW - left
 
 
 @triton.jit

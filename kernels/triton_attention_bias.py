@@ -65,7 +65,7 @@ def _bias_kernel(
     program = tl.program_id(0)
     n = program % ACROSS * KEYS + tl.arange(0, KEYS)
     m = program // ACROSS % DOWN * QUERIES + tl.arange(0, QUERIES)
-    head = program // (ACROSS * DOWN) % heads
+    head = (program // (ACROSS * DOWN) % heads).to(tl.int64)
     group = program // (ACROSS * DOWN) // heads
     factor = tl.full((1, 1), scale * LOG2_E, COMPUTE)
     inner_y, inner_x = m // WINDOW, m % WINDOW

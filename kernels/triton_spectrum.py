@@ -57,8 +57,10 @@ def load_strip(
     unit: tl.constexpr = 1 / 255 if image.dtype.element_ty == tl.uint8 else 1.0
     strip = tl.load(source, mask=mask, other=0).to(COMPUTE)
     if LUMA:
-        green = tl.load(source + stride_c, mask=mask, other=0).to(COMPUTE)
-        blue = tl.load(source + 2 * stride_c, mask=mask, other=0).to(COMPUTE)
+        source += stride_c
+        green = tl.load(source, mask=mask, other=0).to(COMPUTE)
+        source += stride_c
+        blue = tl.load(source, mask=mask, other=0).to(COMPUTE)
         strip = strip * (RED * unit) + green * (GREEN * unit) + blue * (BLUE * unit)
     else:
         strip *= unit

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -147,6 +148,17 @@ def test_strides() -> None:
     scattered = torch.ones_like(expected[..., :1]).expand_as(expected)
     gradient = backward(grad, image, *options)
     assert torch.equal(backward(scattered, last, *options), gradient)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="takes memory that is only reserved on a CPU")
+def test_offsets_beyond_32_bits() -> None:
+    image = photo(1, 3, 8, 16, dtype=torch.uint8)
+    far = torch.from_numpy(np.zeros(2**31 + 2**10, np.uint8))
+    view = far.as_strided(image.shape, (1, 2**30, 16, 1))
+    view.copy_(image)
+    assert torch.equal(ops.fft_features(view, 8, 8), ops.fft_features(image, 8, 8))
+    tiles = [ops.extract_tiles(x[0], (8, 9), ([0], [0, 7]), torch.uint8) for x in (view, image)]
+    assert torch.equal(*tiles)
 
 
 def test_slice_of_the_frame_equals_the_tile_with_its_halo() -> None:
