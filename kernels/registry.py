@@ -48,7 +48,17 @@ _REFERENCE: dict[str, Callable[..., Any]] = {
     "ddim_step": reference.ddim_step,
 }
 
-_TRITON: dict[str, str] = {}
+_TRITON = {
+    "halo_attention": "triton_attention",
+    "halo_attention_backward": "triton_attention_backward",
+    "fft_features": "triton_features",
+    "fft_features_backward": "triton_features_backward",
+    "fft_bands": "triton_features",
+    "fft_bands_backward": "triton_features_backward",
+    "ddim_step": "triton_steps",
+    "extract_tiles": "triton_tiles",
+    "stitch_tiles": "triton_tiles",
+}
 """Module of the Triton version of an operation, which has its name and arguments."""
 
 BACKENDS = {

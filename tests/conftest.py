@@ -1,4 +1,7 @@
-"""Settings of all tests: uninitialised memory is NaN, and torch stays on few threads."""
+"""Settings of all tests: uninitialised memory is NaN, and torch stays on few threads.
+
+Without a GPU, Triton kernels run in Triton's interpreter.
+"""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +11,9 @@ import torch
 
 from freqdiff_kernels import native
 
+# Read when triton is imported, which nothing above does.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 LEVELS = native.cpu_levels() or ["reference"]
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
