@@ -20,6 +20,16 @@ FLAGS = (
     *("-fsanitize=alignment,bounds", "-fsanitize-undefined-trap-on-error"),
 )
 
+DTYPE_CODES = {
+    torch.uint8: 0,
+    torch.uint16: 1,
+    torch.bfloat16: 2,
+    torch.float16: 3,
+    torch.float32: 4,
+    torch.float64: 5,
+}
+"""The enum Dtype of csrc/kernels.h."""
+
 
 class EmulationError(Exception):
     """What a kernel did wrong."""

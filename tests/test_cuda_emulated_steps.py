@@ -4,20 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from emulated import Library
+from emulated import DTYPE_CODES, Library
 from torch import Tensor
 
 from freqdiff_kernels import reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-CODES = {
-    torch.uint8: 0,
-    torch.uint16: 1,
-    torch.bfloat16: 2,
-    torch.float16: 3,
-    torch.float32: 4,
-    torch.float64: 5,
-}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +35,7 @@ def run(
     dense = torch.zeros(1, dtype=torch.int64)
     library.call(
         "run_step",
-        *(x, CODES[x.dtype], f, CODES[f.dtype], y, CODES[anchor.dtype], out),
+        *(x, DTYPE_CODES[x.dtype], f, DTYPE_CODES[f.dtype], y, DTYPE_CODES[anchor.dtype], out),
         *(torch.tensor(layout), coefficients, coefficients.dtype == torch.float64, clamp, dense),
     )
     return out, bool(dense)
