@@ -15,6 +15,13 @@ inline Tensor with_adjacent_pixels(const Tensor& image) {
   return adjacent ? image : torch::stable::contiguous(image);
 }
 
+// Contiguous and aligned for 16-byte loads, which a view into other memory may not be.
+inline Tensor with_aligned_start(const Tensor& tensor) {
+  const Tensor dense = torch::stable::contiguous(tensor);
+  const bool aligned = reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0;
+  return aligned ? dense : torch::stable::clone(dense);
+}
+
 // After check_windows.
 inline device::SpectrumImage spectrum_image(const Tensor& image, int64_t stride) {
   device::SpectrumImage result{

@@ -1,18 +1,27 @@
 """Device code of the windowed spectra, run by the CPU emulation, against the reference."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from emulated import DTYPE_CODES, Library
 from torch import Tensor
 
-from freqdiff_kernels import reference
+from freqdiff_kernels import gradients, reference
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return Library("features.cpp", tmp_path_factory.mktemp("emulation"))
+def compiled_once(source: str) -> Any:
+    @pytest.fixture(scope="module")
+    def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+        return Library(source, tmp_path_factory.mktemp("emulation"))
+
+    return library
+
+
+compiled = compiled_once("features.cpp")
+bands_library = compiled_once("bands.cpp")
+backward_library = compiled_once("features_backward.cpp")
 
 
 @pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
@@ -141,3 +150,117 @@ def test_nan_stays_in_its_window(library: Library) -> None:
 
 def test_empty_batch(library: Library) -> None:
     assert features(library, photo(0, 3, 16, 16), 16, 16).shape == (0, 1, 1, 384)
+
+
+Options = tuple[int, int, str, str]
+
+
+def bands(
+    library: Library, image: Tensor, options: Options, radial: int, angular: int, dtype: torch.dtype
+) -> Tensor:
+    _, stride, _, layout = options
+    channels = (3 if layout == "rgb" else 1) * radial * angular
+    shape = (len(image), image.shape[2] // stride, image.shape[3] // stride, channels)
+    result = library.empty(shape, dtype)
+    numbers = options_of(image, dtype, *options)
+    library.call("run_bands", image, numbers, radial, angular, result)
+    return result
+
+
+@pytest.mark.parametrize("window", [8, 16, 32, 64])
+def test_band_of_every_entry(bands_library: Library, window: int) -> None:
+    table = torch.zeros(window, window // 2 + 1, dtype=torch.int64)
+    weights = torch.ones(window, dtype=torch.float64)
+    for radial, angular in ((1, 1), (4, 8), (3, 5), (7, 6), (8, 12), (5, 16), (16, 3)):
+        bands_library.call("run_table", window, radial, angular, table)
+        shares = reference.band_shares(window, radial, angular, weights)
+        expected = torch.where(shares.sum(1) > 0, shares.argmax(1), -1)
+        assert torch.equal(table.flatten(), expected)
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+@pytest.mark.parametrize("window", [8, 16, 32, 64])
+def test_bands(bands_library: Library, window: int, layout: str, backwards: bool) -> None:
+    bands_library.set_order(backwards)
+    for stride, taper, radial, angular in ((window, "none", 4, 8), (window // 2, "hann", 3, 5)):
+        options = (window, stride, taper, layout)
+        image = bands_library.guarded(photo(1, 3, window, 3 * stride))
+        result = bands(bands_library, image, options, radial, angular, torch.float32)
+        arguments = (*options, radial, angular)
+        expected = reference.fft_bands(image, *arguments, torch.float32)
+        exact = reference.fft_bands(image.double(), *arguments, torch.float64)
+        rounding = torch.finfo(torch.float32).eps / 2
+        assert error(result, exact) <= 2 * error(expected, exact) + rounding
+        same = bands(bands_library, image.double(), options, radial, angular, torch.float64)
+        torch.testing.assert_close(same, exact)
+    bands_library.set_order(False)
+
+
+def test_more_bands_than_one_launch_takes(bands_library: Library) -> None:
+    image = photo(2, 3, 16, 16, dtype=torch.uint8)
+    for dtype in (torch.float32, torch.bfloat16):
+        result = bands(bands_library, image, (8, 8, "hann", "rgb"), 30, 20, dtype)
+        expected = reference.fft_bands(image, 8, 8, "hann", "rgb", 30, 20, dtype)
+        torch.testing.assert_close(result, expected)
+
+
+def backward(library: Library, grad: Tensor, image: Tensor, options: Options) -> Tensor:
+    wide_dtype = reference.compute_dtype(image.dtype)
+    window, stride, _, layout = options
+    tokens = grad.shape[:3].numel()
+    windows = library.empty((tokens, 3 if layout == "rgb" else 1, window, window), wide_dtype)
+    result = library.empty(tuple(image.shape), image.dtype)
+    numbers = options_of(image, grad.dtype, *options)
+    library.call("run_backward", grad, image, numbers, windows, result)
+    return result
+
+
+def gradient_like(features: Tensor) -> Tensor:
+    return torch.randn(features.shape, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+@pytest.mark.parametrize("window", [8, 16, 32, 64])
+def test_backward(backward_library: Library, window: int, layout: str, backwards: bool) -> None:
+    backward_library.set_order(backwards)
+    for stride, taper in ((window, "none"), (window // 2, "hann")):
+        options = (window, stride, taper, layout)
+        image = backward_library.guarded(photo(2, 3, 2 * stride, 3 * stride))
+        grad = gradient_like(reference.fft_features(image, *options, torch.float32))
+        grad = backward_library.guarded(grad)
+        result = backward(backward_library, grad, image, options)
+        expected = gradients.fft_features_backward(grad, image, *options)
+        exact = gradients.fft_features_backward(grad.double(), image.double(), *options)
+        rounding = torch.finfo(torch.float32).eps / 2
+        assert error(result, exact) <= 2 * error(expected, exact) + rounding
+        same = backward(backward_library, grad.double(), image.double(), options)
+        torch.testing.assert_close(same, exact)
+    backward_library.set_order(False)
+
+
+@pytest.mark.parametrize("grad_dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes_of_the_backward(
+    backward_library: Library, dtype: torch.dtype, grad_dtype: torch.dtype
+) -> None:
+    image, options = photo(1, 3, 16, 24, dtype=dtype), (16, 8, "hann", "luma")
+    features = reference.fft_features(image, *options, grad_dtype)
+    grad = gradient_like(features).to(grad_dtype)
+    result = backward(backward_library, grad, image, options)
+    expected = gradients.fft_features_backward(grad, image, *options)
+    exact = gradients.fft_features_backward(grad.double(), image.double(), *options)
+    rounding = torch.finfo(dtype).eps / 2
+    assert error(result, exact) <= 2 * error(expected, exact) + rounding
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (4, 300), (12, 8)])
+def test_backward_of_small_and_long_images(
+    backward_library: Library, height: int, width: int
+) -> None:
+    image, options = photo(2, 3, height, width), (8, 4, "hann", "rgb")
+    grad = gradient_like(reference.fft_features(image, *options, torch.float32)).double()
+    result = backward(backward_library, grad, image.double(), options)
+    exact = gradients.fft_features_backward(grad, image.double(), *options)
+    torch.testing.assert_close(result, exact)
