@@ -12,15 +12,15 @@
 #define FREQDIFF_CHECK_CUDA(tensor) \
   STD_TORCH_CHECK((tensor).is_cuda(), #tensor " is not on a GPU, expected a CUDA tensor")
 
-#define FREQDIFF_CHECK_SAME_DEVICE(tensor, other)                                                \
+#define FREQDIFF_CHECK_SAME_DEVICE(tensor, other)                                                  \
   STD_TORCH_CHECK((tensor).is_cuda() && (tensor).get_device_index() == (other).get_device_index(), \
-                  #tensor " is on another device, expected that of " #other ", cuda:",           \
+                  #tensor " is on another device, expected that of " #other ", cuda:",             \
                   (other).get_device_index())
 
 // An error of a launch becomes an exception that names the kernel.
-#define FREQDIFF_LAUNCHED(launched)                                                       \
-  do {                                                                                    \
-    const cudaError_t error = (launched);                                                 \
+#define FREQDIFF_LAUNCHED(launched)                                                          \
+  do {                                                                                       \
+    const cudaError_t error = (launched);                                                    \
     STD_TORCH_CHECK(error == cudaSuccess, #launched " failed: ", cudaGetErrorString(error)); \
   } while (false)
 

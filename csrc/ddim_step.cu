@@ -1,10 +1,10 @@
 // ddim_step on CUDA: arguments and result. The kernels are in ddim_step.cuh, the meaning in
 // kernels/reference.py.
 
+#include <optional>
+
 #include "check_cuda.h"
 #include "ddim_step.cuh"
-
-#include <optional>
 
 namespace freqdiff {
 namespace {

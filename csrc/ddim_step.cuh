@@ -164,9 +164,9 @@ __global__ void __launch_bounds__(kStepThreads)
     batch += place * order.coefficients[i];
   }
   const StepCoefficients<S> step(job, batch);
-  write_one<S>(job, out,
-               step.apply(job, read_one<S>(job.x, x), read_one<S>(job.f, f),
-                          read_one<S>(job.y, y)));
+  write_one<S>(
+      job, out,
+      step.apply(job, read_one<S>(job.x, x), read_one<S>(job.f, f), read_one<S>(job.y, y)));
 }
 
 // Dimensions from the largest to the smallest stride of `out`.
@@ -187,7 +187,8 @@ inline StepOrder order_of(const StepJob& job) {
   return order;
 }
 
-// Whether an image of each operand is one dense run, in the same order and aligned to `pack` values.
+// Whether an image of each operand is one dense run, in the same order and aligned to `pack`
+// values.
 inline bool is_dense(const StepJob& job, int pack) {
   const StepOrder order = order_of(job);
   int64_t step = 1;

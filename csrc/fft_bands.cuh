@@ -16,10 +16,10 @@ constexpr int kLaunchBands = 256;
 // Which entries u (P / 2 + 1) + v of the half spectrum each band adds up.
 template <int P>
 struct BandTable {
-  int32_t first, count, total;           // bands of this launch among all
-  uint16_t entries[P * (P / 2 + 1)];     // band after band
-  uint16_t begin[kLaunchBands + 1];      // where each begins
-  uint16_t members[kLaunchBands];        // entries of the full spectrum, mirrored ones counted
+  int32_t first, count, total;        // bands of this launch among all
+  uint16_t entries[P * (P / 2 + 1)];  // band after band
+  uint16_t begin[kLaunchBands + 1];   // where each begins
+  uint16_t members[kLaunchBands];     // entries of the full spectrum, mirrored ones counted
 };
 
 template <typename S>
@@ -96,8 +96,8 @@ __global__ void __launch_bounds__(kSpectrumThreads<P, S>)
   constexpr int kHalf = P / 2;
   Complex<S>* shared = dynamic_shared<Complex<S>>();
   // Lanes look at different entries at once, which shared memory serves better than parameters.
-  uint16_t* entries = reinterpret_cast<uint16_t*>(reinterpret_cast<unsigned char*>(shared) +
-                                                  kSpectrumBytes<P, S>);
+  uint16_t* entries =
+      reinterpret_cast<uint16_t*>(reinterpret_cast<unsigned char*>(shared) + kSpectrumBytes<P, S>);
   for (int i = int(threadIdx.x); i < table.begin[table.count]; i += kSpectrumThreads<P, S>) {
     entries[i] = table.entries[i];
   }

@@ -2,7 +2,6 @@
 // kernels/reference.py.
 
 #include "fft_features.cuh"
-
 #include "spectrum_cuda.h"
 
 namespace freqdiff {

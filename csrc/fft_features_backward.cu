@@ -2,7 +2,6 @@
 // fft_features_backward.cuh, the meaning in kernels/gradients.py.
 
 #include "fft_features_backward.cuh"
-
 #include "spectrum_cuda.h"
 
 namespace freqdiff {
@@ -27,8 +26,8 @@ Tensor fft_features_backward(const Tensor& grad_input, const Tensor& input, int6
   const int64_t tokens = shape[0] * shape[1] * shape[2];
   Tensor windows = empty_cuda({tokens, planes, window, window},
                               wide ? ScalarType::Double : ScalarType::Float, image);
-  Tensor image_grad = empty_cuda({image.size(0), 3, image.size(2), image.size(3)},
-                                 image.scalar_type(), image);
+  Tensor image_grad =
+      empty_cuda({image.size(0), 3, image.size(2), image.size(3)}, image.scalar_type(), image);
   void* target = image_grad.mutable_data_ptr();
   const auto run = [&](auto number) {
     using S = decltype(number);

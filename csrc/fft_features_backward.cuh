@@ -41,8 +41,7 @@ __device__ __forceinline__ void slot_gradients(const SpectrumThread<P, S>& part,
     S grads[3][kRun];
     const auto read = [&](auto type) {
       using T = decltype(type);
-      const T* source =
-          as<T>(from.grad) + part.offset(3 * kSlots) + row * (P / 2) + run * kRun;
+      const T* source = as<T>(from.grad) + part.offset(3 * kSlots) + row * (P / 2) + run * kRun;
 #pragma unroll
       for (int kind = 0; kind < 3; ++kind) {
         const Run<T, kRun> values = load_run<T, kRun>(source + kind * kSlots);
@@ -179,9 +178,17 @@ cudaError_t run_fft_features_backward(int window, const SpectrumJob<S>& job,
   if (job.tokens == 0) return cudaSuccess;
   const cudaError_t error = run_window_gradients<S>(window, job, from, stream);
   if (error != cudaSuccess) return error;
-  const GatherJob<S> gather{
-      from.windows,   image,          job.dtype,         job.height, job.width, window,
-      job.stride,     job.token_rows, job.token_columns, job.planes, {S(0.299), S(0.587), S(0.114)}};
+  const GatherJob<S> gather{from.windows,
+                            image,
+                            job.dtype,
+                            job.height,
+                            job.width,
+                            window,
+                            job.stride,
+                            job.token_rows,
+                            job.token_columns,
+                            job.planes,
+                            {S(0.299), S(0.587), S(0.114)}};
   const int batch = job.tokens / (job.token_rows * job.token_columns);
   const int column_blocks = (job.width + kGatherThreads - 1) / kGatherThreads;
   const unsigned lines = unsigned(batch) * unsigned(job.planes) * unsigned(job.height);

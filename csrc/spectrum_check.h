@@ -28,8 +28,8 @@ inline void check_windows(const Tensor& image, int64_t window, int64_t stride,
 // The dtype of features or their gradient. Values are computed in double for float64 images alone.
 inline Dtype features_type(ScalarType type, const Tensor& image, const char* name) {
   const Dtype dtype = stored_type(type, name);
-  STD_TORCH_CHECK(is_floating(dtype) && (dtype == Dtype::kFloat64) ==
-                                            (image.scalar_type() == ScalarType::Double),
+  STD_TORCH_CHECK(is_floating(dtype) &&
+                      (dtype == Dtype::kFloat64) == (image.scalar_type() == ScalarType::Double),
                   name, " is ", torch::headeronly::toString(type),
                   ", expected a floating dtype, float64 exactly where the image is float64");
   return dtype;

@@ -131,7 +131,10 @@ __device__ __forceinline__ void with_type_of(Dtype dtype, Body&& body) {
 }
 
 inline int bytes_of(Dtype dtype) {
-  return dtype == Dtype::kUint8 ? 1 : dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
+  return dtype == Dtype::kUint8     ? 1
+         : dtype == Dtype::kFloat64 ? 8
+         : dtype == Dtype::kFloat32 ? 4
+                                    : 2;
 }
 
 }  // namespace freqdiff

@@ -23,13 +23,21 @@ Tensor extract_tiles(const Tensor& image, Integers tile, Integers ys, Integers x
   const int64_t channels = image.size(0), height = tile[0], width = tile[1];
   const int64_t step = std::max<int64_t>(channels, 1);
   const Integers strides{height * width * step, 1, width * step, step};
-  Tensor tiles = empty_cuda({int64_t(ys.size() * xs.size()), channels, height, width}, strides,
-                            type, image);
+  Tensor tiles =
+      empty_cuda({int64_t(ys.size() * xs.size()), channels, height, width}, strides, type, image);
   ExtractLaunch job{};
-  job.image = {const_cast<void*>(image.const_data_ptr()), dtype_of(image, "image"), 0,
-               image.stride(0), image.stride(1), image.stride(2)};
-  job.tiles = {tiles.mutable_data_ptr(), stored_type(type, "dtype"), strides[0], strides[1],
-               strides[2], strides[3]};
+  job.image = {const_cast<void*>(image.const_data_ptr()),
+               dtype_of(image, "image"),
+               0,
+               image.stride(0),
+               image.stride(1),
+               image.stride(2)};
+  job.tiles = {tiles.mutable_data_ptr(),
+               stored_type(type, "dtype"),
+               strides[0],
+               strides[1],
+               strides[2],
+               strides[3]};
   job.height = image.size(1);
   job.width = image.size(2);
   job.channels = int32_t(channels);
@@ -57,10 +65,14 @@ Tensor stitch_tiles(const Tensor& tiles, Integers ys, Integers xs, Integers size
       channels_last ? Integers{1, width * step, step} : Integers{height * width, width, 1};
   Tensor image = empty_cuda({channels, height, width}, strides, type, tiles);
   StitchLaunch job{};
-  job.tiles = {const_cast<void*>(tiles.const_data_ptr()), dtype_of(tiles, "tiles"),
-               tiles.stride(0), tiles.stride(1), tiles.stride(2), tiles.stride(3)};
-  job.image = {image.mutable_data_ptr(), stored_type(type, "dtype"), 0, strides[0], strides[1],
-               strides[2]};
+  job.tiles = {const_cast<void*>(tiles.const_data_ptr()),
+               dtype_of(tiles, "tiles"),
+               tiles.stride(0),
+               tiles.stride(1),
+               tiles.stride(2),
+               tiles.stride(3)};
+  job.image = {
+      image.mutable_data_ptr(), stored_type(type, "dtype"), 0, strides[0], strides[1], strides[2]};
   job.channels = int32_t(channels);
   job.grid_columns = int32_t(xs.size());
   job.scale = scale;

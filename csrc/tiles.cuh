@@ -127,8 +127,8 @@ inline cudaError_t run_extract_tiles(ExtractLaunch job, const std::vector<int64_
       job.first_row = int32_t(top);
       job.first_column = int32_t(left);
       job.column_count = int32_t(column_count);
-      const unsigned blocks =
-          unsigned(row_count * column_count) * unsigned(job.row_blocks) * unsigned(job.column_blocks);
+      const unsigned blocks = unsigned(row_count * column_count) * unsigned(job.row_blocks) *
+                              unsigned(job.column_blocks);
       const cudaError_t error =
           launch(kernel, blocks, kTileThreads, kExtractRows * sizeof(int64_t), stream, job);
       if (error != cudaSuccess) return error;
@@ -220,15 +220,13 @@ __global__ void __launch_bounds__(kTileThreads) stitch_tiles_kernel(StitchLaunch
   const int height = min(kStitchRows, job.rows.end - top);
   if (threadIdx.x < kStitchRows) {
     // Rows below the last one repeat it; they are read but not written.
-    const PixelSource source =
-        find_source(job.rows, top + min(int(threadIdx.x), height - 1));
+    const PixelSource source = find_source(job.rows, top + min(int(threadIdx.x), height - 1));
     const int64_t tile = int64_t(source.tile) * job.grid_columns * job.tiles.stride_tile;
     rows.first[threadIdx.x] = tile + source.offset * job.tiles.stride_row;
-    rows.second[threadIdx.x] =
-        source.weight == 0.0f
-            ? rows.first[threadIdx.x]
-            : tile + job.grid_columns * job.tiles.stride_tile +
-                  source.next_offset * job.tiles.stride_row;
+    rows.second[threadIdx.x] = source.weight == 0.0f
+                                   ? rows.first[threadIdx.x]
+                                   : tile + job.grid_columns * job.tiles.stride_tile +
+                                         source.next_offset * job.tiles.stride_row;
     rows.weights[threadIdx.x] = source.weight;
   }
   __syncthreads();
@@ -295,8 +293,9 @@ inline cudaError_t run_stitch_tiles(StitchLaunch job, const std::vector<Segment>
   const bool wide = job.tiles.dtype == Dtype::kFloat64;
   const bool interleaved = job.channels > 1 && job.image.stride_channel == 1;
   auto* kernel =
-      interleaved ? (wide ? &stitch_tiles_kernel<double, true> : &stitch_tiles_kernel<float, true>)
-                  : (wide ? &stitch_tiles_kernel<double, false> : &stitch_tiles_kernel<float, false>);
+      interleaved
+          ? (wide ? &stitch_tiles_kernel<double, true> : &stitch_tiles_kernel<float, true>)
+          : (wide ? &stitch_tiles_kernel<double, false> : &stitch_tiles_kernel<float, false>);
   for (size_t top = 0; top < rows.size();) {
     top = fill_axis(rows, top, job.rows);
     for (size_t left = 0; left < columns.size();) {

@@ -64,10 +64,12 @@ SpectrumJob<S> make_spectrum_job(const SpectrumImage& image, int window, int str
   const uintptr_t pair = 2 * uintptr_t(bytes_of(image.dtype));
   job.pairs = reinterpret_cast<uintptr_t>(image.data) % pair == 0 && image.strides[3] == 1;
   for (int i = 0; i < 3; ++i) job.pairs = job.pairs && image.strides[i] % 2 == 0;
-  const double unit = image.dtype == Dtype::kUint8 ? 1.0 / 255.0 : 1.0, luma[] = {0.299, 0.587, 0.114};
+  const double unit = image.dtype == Dtype::kUint8 ? 1.0 / 255.0 : 1.0,
+               luma[] = {0.299, 0.587, 0.114};
   for (int i = 0; i < 3; ++i) job.colour_weights[i] = S(rgb ? unit : luma[i] * unit);
   for (int n = 0; n < window; ++n) {
-    job.taper[n] = hann ? S(0.5 - 0.5 * std::cos(2 * 3.14159265358979323846 * (n + 0.5) / window)) : S(1);
+    job.taper[n] =
+        hann ? S(0.5 - 0.5 * std::cos(2 * 3.14159265358979323846 * (n + 0.5) / window)) : S(1);
   }
   return job;
 }
@@ -106,7 +108,7 @@ struct SpectrumThread {
   const SpectrumJob<S>& job;
   int thread;  // within the window
   int plane, token;
-  bool valid;          // threads past the last token repeat it, but must not write
+  bool valid;            // threads past the last token repeat it, but must not write
   int batch, top, left;  // first pixel of the window, may lie outside
   Complex<S>* shared;    // of the window: row u holds all x
 
@@ -265,10 +267,9 @@ struct SpectrumThread {
   // inverse transform is a forward one of numbers with real and imaginary part exchanged.
   __device__ __forceinline__ void transform_adjoint(const Complex<S>* q, S* target) const {
     Complex<S> row[P], z[P];
-    fft<P, S>([&](auto i) { return Complex<S>{q[i].im, q[i].re}; },
-              [&](auto k, const Complex<S>& value) {
-                row[(k + kHalf) % P] = {value.im, value.re};
-              });
+    fft<P, S>(
+        [&](auto i) { return Complex<S>{q[i].im, q[i].re}; },
+        [&](auto k, const Complex<S>& value) { row[(k + kHalf) % P] = {value.im, value.re}; });
     __syncwarp();
     static_for<0, kHalf>([&](auto i) { pair(thread, i) = {row[2 * i], row[2 * i + 1]}; });
     __syncwarp();

@@ -67,9 +67,7 @@ def images(shape: tuple[int, ...], *dtypes: torch.dtype) -> list[Tensor]:
 @pytest.mark.parametrize("anchored", [False, True], ids=["free", "anchored"])
 @pytest.mark.parametrize("f_type", DTYPES, ids=str)
 @pytest.mark.parametrize("x_type", DTYPES, ids=str)
-def test_dtypes(
-    library: Library, x_type: torch.dtype, f_type: torch.dtype, anchored: bool
-) -> None:
+def test_dtypes(library: Library, x_type: torch.dtype, f_type: torch.dtype, anchored: bool) -> None:
     x, f, y = map(library.guarded, images((2, 3, 12, 20), x_type, f_type, torch.float32))
     _, dense = check(library, x, f, y if anchored else None)
     assert dense

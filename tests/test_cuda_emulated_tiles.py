@@ -1,4 +1,4 @@
-"""Device code of extract_tiles and stitch_tiles, run by the CPU emulation, against the reference."""
+"""Device code of the tile operations, run by the CPU emulation, against the reference."""
 
 from collections.abc import Iterator
 
@@ -73,9 +73,7 @@ def stitch(
     memory = library.empty((*size, channels) if last else (channels, *size), dtype)
     image = memory.permute(2, 0, 1) if last else memory
     strides = torch.tensor([*tiles.stride(), 0, *image.stride()])
-    shape = torch.tensor(
-        [channels, *size, *tiles.shape[2:], len(starts[0]), len(starts[1])]
-    )
+    shape = torch.tensor([channels, *size, *tiles.shape[2:], len(starts[0]), len(starts[1])])
     ys, xs = map(torch.tensor, starts)
     data = (tiles, DTYPE_CODES[tiles.dtype], image, DTYPE_CODES[dtype])
     library.call("run_stitch", *data, strides, shape, ys, xs, margin, scale, shift)
@@ -120,18 +118,14 @@ def test_dtype_pairs(compiled: Library, source: torch.dtype, target: torch.dtype
     starts = ([-3, 18], [-1, 24])
     image = photo(3, 40, 50, dtype=source)
     expected = reference.extract_tiles(image, (30, 28), *starts, target, scale, shift)
-    exact = reference.extract_tiles(
-        image.double(), (30, 28), *starts, torch.float64, scale, shift
-    )
+    exact = reference.extract_tiles(image.double(), (30, 28), *starts, torch.float64, scale, shift)
     for layout in (image, interleaved(image)):
         tiles = extract(compiled, layout, (30, 28), starts, target, scale, shift)
         assert_as_precise(tiles, expected, exact)
     stored = photo(4, 3, 30, 28, dtype=source)
     options = (*starts, (40, 50), 1)
     expected = reference.stitch_tiles(stored, *options, target, scale, shift, False)
-    exact = reference.stitch_tiles(
-        stored.double(), *options, torch.float64, scale, shift, False
-    )
+    exact = reference.stitch_tiles(stored.double(), *options, torch.float64, scale, shift, False)
     for values in (stored, stored.contiguous(memory_format=torch.channels_last)):
         for last in (False, True):
             result = stitch(compiled, values, starts, (40, 50), 1, target, scale, shift, last)
