@@ -33,9 +33,10 @@ def torch_folder() -> Path | None:
 
 
 def find_nvcc() -> str | None:
-    homes = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
-    places = [str(Path(home, "bin")) for home in homes if home]
-    return shutil.which("nvcc", path=os.pathsep.join([*places, os.environ.get("PATH", "")]))
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    places = [f"{home}/bin" for home in homes if home]
+    places += [os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
+    return shutil.which("nvcc", path=os.pathsep.join(places))
 
 
 def cuda_libraries(nvcc: str) -> list[str]:
@@ -70,7 +71,7 @@ class Build(build_ext):
             target.parent.mkdir(parents=True, exist_ok=True)
             flags = [f"-D{name}={value}" for name, value in options["macros"]]
             flags += [f"-I{folder}" for folder in options["include_dirs"]]
-            flags += ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-diag-suppress=20012"]
+            flags += ["-std=c++17", "-O3", "--expt-relaxed-constexpr"]
             flags += ["-Xcompiler=-fPIC,-fvisibility=hidden", *gpu_flags()]
             if "CXX" in os.environ:
                 flags.append(f"-ccbin={os.environ['CXX']}")
@@ -118,7 +119,11 @@ def extensions() -> list[Extension]:
             include_dirs=[str(torch / "include"), pybind11.get_include()],
             define_macros=macros + ([("FREQDIFF_CUDA", "1")] if cuda else []),
             library_dirs=[str(torch / "lib"), *(cuda_libraries(nvcc) if cuda and nvcc else [])],
-            libraries=["torch_cpu", "c10", *(["cudart_static", "dl", "rt"] if cuda else [])],
+            libraries=[
+                "torch_cpu",
+                "c10",
+                *(["cudart_static", "dl", "rt", "pthread"] if cuda else []),
+            ],
             extra_compile_args=["-std=c++17", "-O3", "-fno-math-errno", "-fvisibility=hidden"],
             language="c++",
         )
