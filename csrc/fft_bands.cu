@@ -7,17 +7,12 @@
 namespace freqdiff {
 namespace {
 
-constexpr int64_t kMostBands = 1 << 24;
-
 Tensor fft_bands(const Tensor& input, int64_t window, int64_t stride, const std::string& taper,
                  const std::string& layout, int64_t radial, int64_t angular, ScalarType type) {
   FREQDIFF_CHECK_CUDA(input);
   check_windows(input, window, stride, taper, layout);
   const Dtype dtype = features_type(type, input, "dtype");
-  FREQDIFF_CHECK(radial >= 1, "radial", radial, "at least 1");
-  FREQDIFF_CHECK(angular >= 1, "angular", angular, "at least 1");
-  FREQDIFF_CHECK(radial < kMostBands && radial * angular < kMostBands, "number of bands",
-                 radial * angular, "less than 2^24");
+  check_bands(radial, angular);
   const OnDeviceOf scope(input);
   const Tensor image = with_adjacent_pixels(input);
   const bool hann = taper == "hann", rgb = layout == "rgb";

@@ -139,14 +139,21 @@ cudaError_t launch_bands(const SpectrumJob<S>& job, const BandTarget<S>& to,
   return cudaSuccess;
 }
 
+// What white noise of variance 1 gives to an entry of a tapered spectrum.
+template <typename S>
+S spectrum_gain(int window, const SpectrumJob<S>& job) {
+  double mean = 0;
+  for (int i = 0; i < window; ++i) mean += double(job.taper[i]) * double(job.taper[i]) / window;
+  return S(double(window) * window * mean * mean);
+}
+
+constexpr double kBandFloor = 1.0 / (255.0 * 255.0 * 12.0);
+
 template <typename S>
 cudaError_t run_fft_bands(int window, const SpectrumJob<S>& job, void* target, Dtype dtype,
                           int radial, int angular, cudaStream_t stream) {
   if (job.tokens == 0) return cudaSuccess;
-  double mean = 0;
-  for (int i = 0; i < window; ++i) mean += double(job.taper[i]) * double(job.taper[i]) / window;
-  const BandTarget<S> to{target, dtype, S(1.0 / (255.0 * 255.0 * 12.0)),
-                         S(double(window) * window * mean * mean)};
+  const BandTarget<S> to{target, dtype, S(kBandFloor), spectrum_gain(window, job)};
   const std::vector<int> bands = bands_of_entries(window, radial, angular);
   switch (window) {
     case 8:

@@ -170,15 +170,11 @@ cudaError_t run_window_gradients(int window, const SpectrumJob<S>& job,
   }
 }
 
-// `image` is the gradient of the image in its own dtype.
+// Sums the gradients of all windows into that of the image, in the dtype of the image.
 template <typename S>
-cudaError_t run_fft_features_backward(int window, const SpectrumJob<S>& job,
-                                      const FeatureGradient<S>& from, void* image,
-                                      cudaStream_t stream) {
-  if (job.tokens == 0) return cudaSuccess;
-  const cudaError_t error = run_window_gradients<S>(window, job, from, stream);
-  if (error != cudaSuccess) return error;
-  const GatherJob<S> gather{from.windows,
+cudaError_t run_gather_windows(int window, const SpectrumJob<S>& job, const S* windows, void* image,
+                               cudaStream_t stream) {
+  const GatherJob<S> gather{windows,
                             image,
                             job.dtype,
                             job.height,
@@ -194,6 +190,16 @@ cudaError_t run_fft_features_backward(int window, const SpectrumJob<S>& job,
   const unsigned lines = unsigned(batch) * unsigned(job.planes) * unsigned(job.height);
   return launch(&gather_windows_kernel<S>, lines * unsigned(column_blocks), kGatherThreads, 0,
                 stream, gather, column_blocks);
+}
+
+template <typename S>
+cudaError_t run_fft_features_backward(int window, const SpectrumJob<S>& job,
+                                      const FeatureGradient<S>& from, void* image,
+                                      cudaStream_t stream) {
+  if (job.tokens == 0) return cudaSuccess;
+  const cudaError_t error = run_window_gradients<S>(window, job, from, stream);
+  if (error != cudaSuccess) return error;
+  return run_gather_windows<S>(window, job, from.windows, image, stream);
 }
 
 }  // namespace device

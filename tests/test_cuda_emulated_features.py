@@ -194,19 +194,32 @@ def test_more_bands_than_one_launch_takes(library: Library) -> None:
         torch.testing.assert_close(result, expected)
 
 
-def backward(library: Library, grad: Tensor, image: Tensor, options: Options) -> Tensor:
-    wide_dtype = reference.compute_dtype(image.dtype)
+def backward(
+    library: Library, grad: Tensor, image: Tensor, options: Options, *counts: int
+) -> Tensor:
+    """Gradient of the features, or of bands where there are `counts` of them."""
     window, _, _, layout = options
+    wide_dtype = reference.compute_dtype(image.dtype)
     tokens = grad.shape[:3].numel()
     windows = library.empty((tokens, 3 if layout == "rgb" else 1, window, window), wide_dtype)
     result = library.empty(tuple(image.shape), image.dtype)
-    numbers = options_of(image, grad.dtype, *options)
-    library.call("run_backward", grad, image, numbers, windows, result)
+    name = "run_bands_backward" if counts else "run_backward"
+    library.call(
+        name, grad, image, options_of(image, grad.dtype, *options), *counts, windows, result
+    )
     return result
 
 
 def gradient_like(features: Tensor) -> Tensor:
     return torch.randn(features.shape, generator=torch.Generator().manual_seed(3))
+
+
+def calm_gradient(features: Tensor, window: int) -> Tensor:
+    """Small where the spectrum is: else the few smallest of its entries, divided by themselves,
+    would be all that the error of the image's gradient is made of."""
+    parts = features.unflatten(-1, (-1, 3, window**2 // 2))
+    rho = parts[..., :1, :].exp()
+    return (gradient_like(parts) * rho).flatten(-3)
 
 
 @pytest.mark.parametrize("layout", ["luma", "rgb"])
@@ -216,8 +229,8 @@ def test_backward(library: Library, window: int, layout: str) -> None:
         options = (window, stride, taper, layout)
         batch = 1 if window == 64 else 2
         image = library.guarded(photo(batch, 3, 2 * stride, 2 * stride))
-        grad = gradient_like(reference.fft_features(image, *options, torch.float32))
-        grad = library.guarded(grad)
+        spectra = reference.fft_features(image, *options, torch.float32)
+        grad = library.guarded(calm_gradient(spectra, window))
         result = backward(library, grad, image, options)
         expected = gradients.fft_features_backward(grad, image, *options)
         exact = gradients.fft_features_backward(grad.double(), image.double(), *options)
@@ -249,3 +262,20 @@ def test_backward_of_small_and_long_images(library: Library, height: int, width:
     result = backward(library, grad, image.double(), options)
     exact = gradients.fft_features_backward(grad, image.double(), *options)
     torch.testing.assert_close(result, exact)
+
+
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+@pytest.mark.parametrize("window", [8, 16, 32, 64])
+def test_backward_of_bands(library: Library, window: int, layout: str) -> None:
+    for stride, taper, counts in ((window, "none", (4, 8)), (window // 2, "hann", (30, 20))):
+        options = (window, stride, taper, layout)
+        image = library.guarded(photo(1, 3, window, 2 * stride))
+        bands = reference.fft_bands(image, *options, *counts, torch.float32)
+        grad = library.guarded(gradient_like(bands) * bands.exp())
+        result = backward(library, grad, image, options, *counts)
+        expected = gradients.fft_bands_backward(grad, image, *options, *counts)
+        exact = gradients.fft_bands_backward(grad.double(), image.double(), *options, *counts)
+        rounding = torch.finfo(torch.float32).eps / 2
+        assert error(result, exact) <= 2 * error(expected, exact) + rounding
+        same = backward(library, grad.double(), image.double(), options, *counts)
+        torch.testing.assert_close(same, exact)

@@ -91,7 +91,9 @@ def test_gradient_of_features(window: int, layout: str) -> None:
     for stride, taper in ((window, "none"), (window // 2, "hann")):
         image = photo(2, 3, 2 * stride, 3 * stride)
         options = (window, stride, taper, layout)
-        grad = torch.randn_like(ops.fft_features(image, *options))
+        # Small where the spectrum is, or its smallest entries would make up all of the error.
+        parts = ops.fft_features(image, *options).unflatten(-1, (-1, 3, window**2 // 2))
+        grad = (torch.randn_like(parts) * parts[..., :1, :].exp()).flatten(-3)
 
         def backward(values: Tensor, weights: Tensor, options: tuple[int, int, str, str]) -> Tensor:
             leaf = values.clone().requires_grad_()
@@ -101,6 +103,24 @@ def test_gradient_of_features(window: int, layout: str) -> None:
         check(backward, image, grad, options, dtype=torch.float32)
         first, second = backward(image, grad, options), backward(image, grad, options)
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+@pytest.mark.parametrize("window", [8, 16, 32, 64])
+def test_gradient_of_bands(window: int, layout: str) -> None:
+    has("fft_bands_backward")
+    image = photo(2, 3, 2 * window, 3 * window)
+    options = (window, window // 2, 4, 8, "hann", layout)
+    bands = ops.fft_bands(image, *options)
+    grad = torch.randn_like(bands) * bands.exp()
+
+    def backward(values: Tensor, weights: Tensor) -> Tensor:
+        leaf = values.clone().requires_grad_()
+        (result,) = torch.autograd.grad(ops.fft_bands(leaf, *options), leaf, weights)
+        return result
+
+    check(backward, image, grad, dtype=torch.float32)
+    assert torch.equal(backward(image, grad), backward(image, grad))
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["planes", "interleaved"])
@@ -213,3 +233,4 @@ def test_cuda_graph_and_compile() -> None:
 def test_double_gradients() -> None:
     image = photo(1, 3, 8, 12, dtype=torch.float64).requires_grad_()
     torch.autograd.gradcheck(lambda x: ops.fft_features(x, 8, 4), image)
+    torch.autograd.gradcheck(lambda x: ops.fft_bands(x, 8, 4, 2, 3), image)

@@ -3,8 +3,7 @@
 
 #include "entry.h"
 
-#include "fft_bands.cuh"
-#include "fft_features_backward.cuh"
+#include "fft_bands_backward.cuh"
 
 using namespace freqdiff;
 using namespace freqdiff::device;
@@ -48,6 +47,14 @@ const char *backward(const void *grad, const void *image, const int64_t *options
                                              nullptr));
 }
 
+template <typename S>
+const char *bands_backward(const void *grad, const void *image, const int64_t *options,
+                           int64_t radial, int64_t angular, void *windows, void *out) {
+  return report(run_fft_bands_backward<S>(int(options[10]), spectrum_job<S>(image, options), grad,
+                                          Dtype(options[9]), static_cast<S *>(windows),
+                                          int(radial), int(angular), out, nullptr));
+}
+
 } // namespace
 
 extern "C" {
@@ -76,5 +83,12 @@ const char *run_backward(const void *grad, const void *image, const int64_t *opt
   return Dtype(options[8]) == Dtype::kFloat64
              ? backward<double>(grad, image, options, windows, out)
              : backward<float>(grad, image, options, windows, out);
+}
+
+const char *run_bands_backward(const void *grad, const void *image, const int64_t *options,
+                               int64_t radial, int64_t angular, void *windows, void *out) {
+  return Dtype(options[8]) == Dtype::kFloat64
+             ? bands_backward<double>(grad, image, options, radial, angular, windows, out)
+             : bands_backward<float>(grad, image, options, radial, angular, windows, out);
 }
 }
