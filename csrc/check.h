@@ -54,7 +54,13 @@ inline Dtype stored_type(ScalarType type, const char* name) {
 
 inline bool is_floating(Dtype type) { return type != Dtype::kUint8 && type != Dtype::kUint16; }
 
-// An uninitialised CPU tensor. Large ones ask for huge pages: otherwise the page faults of the
+// An uninitialised tensor.
+Tensor empty_on(int32_t device_type, int32_t device, const std::vector<int64_t>& shape,
+                const std::vector<int64_t>& strides, ScalarType type);
+
+std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape);
+
+// The same on the CPU. Large ones ask for huge pages: otherwise the page faults of the
 // fresh memory cost more time than what is written there (2 cores of an AMD EPYC: 149 MB of
 // features of a 4K photo).
 Tensor empty_cpu(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,

@@ -19,27 +19,36 @@ void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t byt
 
 }  // namespace
 
-Tensor empty_cpu(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
-                 ScalarType type) {
+Tensor empty_on(int32_t device_type, int32_t device, const std::vector<int64_t>& shape,
+                const std::vector<int64_t>& strides, ScalarType type) {
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       int64_t(shape.size()), shape.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
-      aoti_torch_device_type_cpu(), 0, &handle));
-  Tensor tensor(handle);
-  const size_t bytes = size_t(tensor.numel()) * tensor.element_size();
-  if (bytes >= (8 << 20)) ask_for_huge_pages(tensor.mutable_data_ptr(), bytes);
-  return tensor;
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), device_type, device,
+      &handle));
+  return Tensor(handle);
 }
 
-Tensor empty_cpu(const std::vector<int64_t>& shape, ScalarType type) {
+std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape) {
   std::vector<int64_t> strides(shape.size());
   int64_t step = 1;
   for (size_t i = shape.size(); i-- > 0;) {
     strides[i] = step;
     step *= shape[i] > 0 ? shape[i] : 1;
   }
-  return empty_cpu(shape, strides, type);
+  return strides;
+}
+
+Tensor empty_cpu(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
+                 ScalarType type) {
+  Tensor tensor = empty_on(aoti_torch_device_type_cpu(), 0, shape, strides, type);
+  const size_t bytes = size_t(tensor.numel()) * tensor.element_size();
+  if (bytes >= (8 << 20)) ask_for_huge_pages(tensor.mutable_data_ptr(), bytes);
+  return tensor;
+}
+
+Tensor empty_cpu(const std::vector<int64_t>& shape, ScalarType type) {
+  return empty_cpu(shape, contiguous_strides(shape), type);
 }
 
 }  // namespace freqdiff

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "check.h"
 #include "parallel.h"
 #include "reflect.h"
+#include "spectrum_check.h"
 
 namespace freqdiff {
 namespace {
@@ -16,23 +16,10 @@ constexpr double kPi = 3.14159265358979323846;
 FeatureJob make_job(const Tensor& image, int64_t window, int64_t stride, const std::string& taper,
                     const std::string& layout) {
   FREQDIFF_CHECK_CPU(image);
-  FREQDIFF_CHECK_DIM(image, 4, "(B, 3, H, W)");
-  FREQDIFF_CHECK_SIZE(image, 1, 3);
-  FREQDIFF_CHECK(window == 8 || window == 16 || window == 32 || window == 64, "window", window,
-                 "8, 16, 32 or 64");
-  FREQDIFF_CHECK(stride == window || 2 * stride == window, "stride", stride,
-                 "the window or half of it");
-  FREQDIFF_CHECK(taper == "hann" || taper == "none", "taper", taper, "hann or none");
-  FREQDIFF_CHECK(layout == "luma" || layout == "rgb", "layout", layout, "luma or rgb");
-  for (int axis : {2, 3}) {
-    STD_TORCH_CHECK(image.size(axis) > 0 && image.size(axis) % stride == 0, "image has size ",
-                    image.size(axis), " in dimension ", axis,
-                    ", expected a positive multiple of the stride ", stride);
-  }
+  check_windows(image, window, stride, taper, layout);
   FeatureJob job{};
   job.image = image.const_data_ptr();
   job.dtype = stored_type(image.scalar_type(), "image");
-  FREQDIFF_CHECK(job.dtype != Dtype::kUint16, "dtype of image", "uint16", "floating or uint8");
   job.stride_batch = image.stride(0);
   job.stride_colour = image.stride(1);
   job.stride_row = image.stride(2);
@@ -65,21 +52,11 @@ int64_t groups(const FeatureJob& job, const Kernels& set) {
   return (job.tokens() + set.lanes - 1) / set.lanes;
 }
 
-// The dtype of features or their gradient. Values are computed in double for float64 images alone.
-Dtype features_type(ScalarType type, const FeatureJob& job, const char* name) {
-  const Dtype dtype = stored_type(type, name);
-  STD_TORCH_CHECK(
-      is_floating(dtype) && (dtype == Dtype::kFloat64) == (job.dtype == Dtype::kFloat64), name,
-      " is ", torch::headeronly::toString(type),
-      ", expected a floating dtype, float64 exactly where the image is float64");
-  return dtype;
-}
-
 Tensor fft_features(const Tensor& input, int64_t window, int64_t stride, const std::string& taper,
                     const std::string& layout, ScalarType type) {
   const Tensor image = with_adjacent_pixels(input);
   FeatureJob job = make_job(image, window, stride, taper, layout);
-  job.features_dtype = features_type(type, job, "dtype");
+  job.features_dtype = features_type(type, image, "dtype");
   Tensor features = empty_cpu(features_shape(job), type);
   job.features = features.mutable_data_ptr();
   job.stream = should_stream(features.numel() * int64_t(features.element_size()));
@@ -105,7 +82,7 @@ Tensor fft_features_backward(const Tensor& grad_input, const Tensor& input, int6
                                  wide ? ScalarType::Double : ScalarType::Float);
   Tensor image_grad = empty_cpu({job.batch, 3, job.height, job.width}, image.scalar_type());
   job.features = const_cast<void*>(grad.const_data_ptr());
-  job.features_dtype = features_type(grad.scalar_type(), job, "dtype of grad");
+  job.features_dtype = features_type(grad.scalar_type(), image, "dtype of grad");
   job.window_grad = window_grad.mutable_data_ptr();
   job.image_grad = image_grad.mutable_data_ptr();
   const Kernels& set = kernels(wide);

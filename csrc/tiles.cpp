@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "check.h"
 #include "parallel.h"
 #include "reflect.h"
+#include "tiles_check.h"
+#include "tiles_plan.h"
 
 namespace freqdiff {
 namespace {
@@ -15,8 +16,6 @@ constexpr double kPi = 3.14159265358979323846;
 // Pixels that are worth another thread.
 constexpr int64_t kGrainPixels = 1 << 15;
 
-using Integers = std::vector<int64_t>;
-
 struct AxisPlan {
   std::vector<Segment> segments;
   std::vector<float> weights;
@@ -24,44 +23,17 @@ struct AxisPlan {
 
 AxisPlan plan_axis(const char* axis, const Integers& starts, int64_t tile, int64_t size,
                    int64_t margin) {
-  STD_TORCH_CHECK(!starts.empty() && starts.front() <= 0 && starts.back() + tile >= size,
-                  "tiles along ", axis, " do not span the image, expected all of [0, ", size, ")");
-  const auto clamp = [&](int64_t x) { return std::clamp<int64_t>(x, 0, size); };
-  AxisPlan plan;
-  plan.weights.assign(size_t(size), 0.0f);
-  int64_t position = 0;
-  for (size_t i = 0; i < starts.size(); ++i) {
-    const bool last = i + 1 == starts.size();
-    const int64_t next = last ? 0 : starts[i + 1], end = starts[i] + tile;
-    if (!last) {
-      STD_TORCH_CHECK(next > starts[i] && end - next >= 2 * margin, "tiles ", i, " and ", i + 1,
-                      " along ", axis, " overlap by ", end - next, " pixels, expected at least ",
-                      2 * margin);
-      STD_TORCH_CHECK(i + 2 >= starts.size() || starts[i + 2] >= end, "tiles ", i, " and ", i + 2,
-                      " along ", axis, " overlap, expected at most two tiles over a pixel");
-    }
-    const int64_t low = last ? size : clamp(next + margin);
-    if (low > position) {
-      plan.segments.push_back({position, low, int64_t(i), position - starts[i], 0, 0, false});
-    }
-    if (last) break;
-    const int64_t high = clamp(end - margin), band = end - next - 2 * margin;
-    if (high > low) {
-      plan.segments.push_back(
-          {low, high, int64_t(i), low - starts[i], int64_t(i + 1), low - next, true});
-    }
-    for (int64_t x = low; x < high; ++x) {
-      const double k = double(x - next - margin);
+  check_cover(axis, starts, tile, size, margin);
+  AxisPlan plan{plan_segments(starts, tile, size, margin), std::vector<float>(size_t(size), 0.0f)};
+  for (const Segment& part : plan.segments) {
+    if (!part.blend) continue;
+    const int64_t band = tile - (part.offset - part.next_offset) - 2 * margin;
+    for (int64_t x = part.begin; x < part.end; ++x) {
+      const double k = double(part.next_offset + x - part.begin - margin);
       plan.weights[x] = float(0.5 - 0.5 * std::cos(kPi * (k + 0.5) / double(band)));
     }
-    position = high;
   }
   return plan;
-}
-
-void check_pair(const char* name, const Integers& values) {
-  STD_TORCH_CHECK(values.size() == 2 && values[0] > 0 && values[1] > 0, name, " holds ",
-                  values.size(), " numbers, expected a positive height and width");
 }
 
 Tensor extract_tiles(const Tensor& image, Integers tile, Integers ys, Integers xs, ScalarType type,

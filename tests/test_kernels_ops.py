@@ -177,6 +177,15 @@ def test_backends_name_what_runs() -> None:
         assert devices["cpu"] == live
 
 
+def test_cuda_kernels_are_registered_without_a_gpu() -> None:
+    report = ops.backends()
+    live = "cuda" if native.build_info().get("cuda") else "reference"
+    for name in ("fft_features", "fft_bands", "extract_tiles", "stitch_tiles", "ddim_step"):
+        assert report[name]["cuda"] == live
+        if live == "cuda":
+            assert native.has_kernel(name, "cuda")
+
+
 def test_status_of_the_extension() -> None:
     assert native.status in ("loaded", "not built")
     if native.status == "loaded":

@@ -1,5 +1,6 @@
 """What an installed FreqDiff consists of."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -8,8 +9,10 @@ import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
+import setuptools
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -113,3 +116,58 @@ def test_the_wheel_holds_all_of_the_packages_and_nothing_else(wheel: zipfile.Pat
 def test_the_wheel_carries_the_licence(wheel: zipfile.Path) -> None:
     (name,) = (name for name in names_in(wheel) if name.endswith("/licenses/LICENSE"))
     assert (wheel / name).read_text(encoding="utf-8") == (ROOT / "LICENSE").read_text("utf-8")
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The functions of setup.py, which does nothing here."""
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    for name in ("FREQDIFF_BUILD", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("setup_of_freqdiff", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_cuda_is_built_where_nvcc_is(
+    build: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if shutil.which("g++") is None and "CXX" not in os.environ:
+        pytest.skip("no C++ compiler")
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text('#!/bin/sh\necho \'#$ LIBRARIES=  "-L/there/stubs" "-L/there"\' >&2\n')
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert build.find_nvcc() == str(nvcc)
+    (extension,) = build.extensions()
+    assert {"csrc/tiles.cpp", "csrc/tiles.cu"} <= set(extension.sources)
+    assert ("FREQDIFF_CUDA", "1") in extension.define_macros
+    assert "cudart_static" in extension.libraries
+    assert extension.library_dirs[-2:] == ["/there/stubs", "/there"]
+    monkeypatch.setenv("FREQDIFF_BUILD", "cpu")
+    (extension,) = build.extensions()
+    assert not any(name.endswith(".cu") for name in extension.sources)
+    assert "cudart_static" not in extension.libraries
+
+
+def test_cuda_without_nvcc_is_refused(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "find_nvcc", lambda: None)
+    monkeypatch.setenv("FREQDIFF_BUILD", "cuda")
+    with pytest.raises(SystemExit, match=r"FREQDIFF_BUILD=cuda needs .*the CUDA toolkit"):
+        build.extensions()
+    monkeypatch.setenv("FREQDIFF_BUILD", "rocm")
+    with pytest.raises(SystemExit, match="'rocm', expected auto, python, cpu or cuda"):
+        build.extensions()
+
+
+def test_gpus_that_are_built_for(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = "--generate-code=arch=compute_"
+    default = ["80,code=sm_80", "90a,code=sm_90a", "90,code=compute_90"]
+    assert build.gpu_flags() == [prefix + target for target in default]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6;9.0+PTX")
+    named = ["86,code=sm_86", "90,code=sm_90", "90,code=compute_90"]
+    assert build.gpu_flags() == [prefix + target for target in named]
