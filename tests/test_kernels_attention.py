@@ -73,7 +73,8 @@ def test_dtypes(level: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("depth", [1, 5, 32, 40, 72])
 def test_depths(level: str, depth: int) -> None:
-    assert_forward_and_backward_as_precise(problem((9, 12), depth=depth))
+    # 49 keys: no multiple of any register tile.
+    assert_forward_and_backward_as_precise(problem((9, 12), depth=depth, window=3, halo=2))
 
 
 @pytest.mark.parametrize("size", [(1, 2), (1, 33), (33, 1), (8, 16), (17, 7)])
