@@ -183,7 +183,7 @@ def forward_launch(window: int, depth: int, wide: bool, biased: bool) -> dict[st
     return {
         "QUERIES": queries,
         "KEYS": 32 if wide or biased or queries == 128 else 64,
-        "num_warps": 8 if wide or queries == 128 else 4,
+        "num_warps": 8 if wide or queries == 128 or (biased and depth == 128) else 4,
         "num_stages": 2 if wide else 3,
     }
 

@@ -181,8 +181,8 @@ def geometry(window: int, least: int) -> tuple[int, int]:
 def precision(side: int, dtype: torch.dtype) -> str:
     """How products are computed whose result is to be as precise as `dtype`.
 
-    Products in full float32 would spill at a side of 64. There three products on tensor cores come
-    within twice its error, which grows with the side as theirs does not.
+    At a side of 64, products in full float32 would spill. Those of three tf32 parts on tensor cores
+    stay within twice the error of torch: 5.7e-7 against 2.9e-7 with every sum cut off, emulated.
     """
     if uses_tf32(dtype):
         return "tf32"
