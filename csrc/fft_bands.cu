@@ -1,6 +1,7 @@
 // fft_bands on CUDA: arguments and result. The kernel is in fft_bands.cuh, the meaning in
 // kernels/reference.py.
 
+#include "check_cuda.h"
 #include "fft_bands.cuh"
 #include "spectrum_cuda.h"
 

@@ -1,6 +1,7 @@
 // fft_bands_backward on CUDA: arguments and result. The kernels are in fft_bands_backward.cuh, the
 // meaning in kernels/gradients.py.
 
+#include "check_cuda.h"
 #include "fft_bands_backward.cuh"
 #include "spectrum_cuda.h"
 

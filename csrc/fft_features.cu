@@ -1,6 +1,7 @@
 // fft_features on CUDA: arguments and result. The kernel is in fft_features.cuh, the meaning in
 // kernels/reference.py.
 
+#include "check_cuda.h"
 #include "fft_features.cuh"
 #include "spectrum_cuda.h"
 

@@ -1,8 +1,8 @@
-// What the CUDA operations on windowed spectra share: the image and its windows.
+// What the CUDA operations on windowed spectra share: the image and its windows. Included after
+// check_cuda.h, in whose place the emulated tests put their own.
 
 #pragma once
 
-#include "check_cuda.h"
 #include "spectrum_check.h"
 #include "window_spectrum.cuh"
 

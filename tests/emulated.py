@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from freqdiff_kernels.registry import SCHEMAS
+
 ROOT = Path(__file__).parents[1]
 EMULATION = ROOT / "tests" / "cuda_emulation"
 FLAGS = (
@@ -38,13 +40,20 @@ class EmulationError(Exception):
 class Library:
     """A compiled C++ file of cuda_emulation/, whose functions return null or what went wrong."""
 
-    def __init__(self, source: str, folder: Path, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        folder: Path,
+        flags: Sequence[str] = (),
+        includes: Sequence[Path] = (),
+    ) -> None:
         compiler = os.environ.get("CXX") or shutil.which("g++")
         if compiler is None:
             pytest.skip("no C++ compiler")
         target = folder / f"{Path(source).stem}.so"
-        includes = (f"-I{EMULATION}", f"-I{ROOT / 'csrc'}")
-        command = [compiler, *FLAGS, *flags, *includes, str(EMULATION / source), "-o", str(target)]
+        includes = (*includes, EMULATION, ROOT / "csrc")
+        paths = [f"-I{path}" for path in includes] + [str(EMULATION / source), "-o", str(target)]
+        command = [compiler, *FLAGS, *flags, *paths]
         run = subprocess.run(command, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr[:5000]
         self._library = ctypes.CDLL(str(target))
@@ -62,8 +71,12 @@ class Library:
         if message is not None:
             raise EmulationError(message.decode())
 
+    def set_max_shared(self, count: int) -> None:
+        """How many bytes of shared memory a block can have, for an `operation_library`."""
+        self._library.emulation_max_shared(ctypes.c_int64(count))
+
     def set_order(self, backwards: bool) -> None:
-        """Whether the threads of a block take turns from the last to the first."""
+        """Whether warps run from the last to the first, and asynchronous copies arrive at once."""
         self._library.emulation_order(ctypes.c_int64(backwards))
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -83,6 +96,25 @@ class Library:
         """A contiguous copy that ends directly before inaccessible memory."""
         result = self.empty(tensor.shape, tensor.dtype)
         return result.copy_(tensor)
+
+
+def operation_library(sources: str | Sequence[str], namespace: str, folder: Path) -> Library:
+    """Host and device code of .cu files of csrc/, registered for CPU tensors in `namespace`.
+
+    What csrc/check_cuda.h declares comes from cuda_emulation/host.
+    """
+    torch_folder = Path(torch.__file__).parent
+    # A copy, because a file finds the headers beside it first.
+    sources = [sources] if isinstance(sources, str) else sources
+    copy = folder / f"{Path(sources[0]).stem}.cpp"
+    copy.write_text("".join((ROOT / "csrc" / source).read_text() for source in sources))
+    flags = (
+        *(f"-Dfreqdiff={namespace}", "-DTORCH_TARGET_VERSION=0x020b000000000000ull"),
+        *(str(ROOT / "csrc" / "empty.cpp"), f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"),
+    )
+    for name, schema in SCHEMAS.items():
+        torch.library.define(f"{namespace}::{name}", schema)
+    return Library(copy, folder, flags, (EMULATION / "host", torch_folder / "include"))
 
 
 def _convert(argument: Tensor | int | float | None) -> object:

@@ -4,15 +4,22 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from emulated import DTYPE_CODES, Library
+from emulated import Library, operation_library
 from torch import Tensor
 
 from freqdiff_kernels import gradients, reference
 
+NAMESPACE = "freqdiff_emulated_spectra"
+SOURCES = [
+    *("fft_features.cu", "fft_features_backward.cu", "fft_bands.cu", "fft_bands_backward.cu"),
+    "../tests/cuda_emulation/band_table.cpp",
+]
+operations = getattr(torch.ops, NAMESPACE)
+
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return Library("spectra.cpp", tmp_path_factory.mktemp("emulation"))
+    return operation_library(SOURCES, NAMESPACE, tmp_path_factory.mktemp("spectra"))
 
 
 @pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
@@ -27,14 +34,6 @@ def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return (values * 255).to(torch.uint8) if dtype == torch.uint8 else values.to(dtype)
 
 
-def options_of(
-    image: Tensor, dtype: torch.dtype, window: int, stride: int, taper: str, layout: str
-) -> Tensor:
-    codes = (DTYPE_CODES[image.dtype], DTYPE_CODES[dtype])
-    modes = (taper == "hann", layout == "rgb")
-    return torch.tensor([*image.shape, *image.stride(), *codes, window, stride, *modes])
-
-
 def features(
     library: Library,
     image: Tensor,
@@ -45,11 +44,7 @@ def features(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     dtype = reference.features_dtype(image, dtype)
-    batch, _, height, width = image.shape
-    channels = (3 if layout == "rgb" else 1) * 3 * window**2 // 2
-    result = library.empty((batch, height // stride, width // stride, channels), dtype)
-    options = options_of(image, dtype, window, stride, taper, layout)
-    library.call("run_features", image, options, result)
+    result: Tensor = operations.fft_features(image, window, stride, taper, layout, dtype)
     return result
 
 
@@ -150,12 +145,7 @@ Options = tuple[int, int, str, str]
 def bands(
     library: Library, image: Tensor, options: Options, radial: int, angular: int, dtype: torch.dtype
 ) -> Tensor:
-    _, stride, _, layout = options
-    channels = (3 if layout == "rgb" else 1) * radial * angular
-    shape = (len(image), image.shape[2] // stride, image.shape[3] // stride, channels)
-    result = library.empty(shape, dtype)
-    numbers = options_of(image, dtype, *options)
-    library.call("run_bands", image, numbers, radial, angular, result)
+    result: Tensor = operations.fft_bands(image, *options, radial, angular, dtype)
     return result
 
 
@@ -198,15 +188,8 @@ def backward(
     library: Library, grad: Tensor, image: Tensor, options: Options, *counts: int
 ) -> Tensor:
     """Gradient of the features, or of bands where there are `counts` of them."""
-    window, _, _, layout = options
-    wide_dtype = reference.compute_dtype(image.dtype)
-    tokens = grad.shape[:3].numel()
-    windows = library.empty((tokens, 3 if layout == "rgb" else 1, window, window), wide_dtype)
-    result = library.empty(tuple(image.shape), image.dtype)
-    name = "run_bands_backward" if counts else "run_backward"
-    library.call(
-        name, grad, image, options_of(image, grad.dtype, *options), *counts, windows, result
-    )
+    backwards = operations.fft_bands_backward if counts else operations.fft_features_backward
+    result: Tensor = backwards(grad, image, *options, *counts)
     return result
 
 

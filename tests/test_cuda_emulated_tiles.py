@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from emulated import DTYPE_CODES, Library
+from emulated import DTYPE_CODES, Library, operation_library
 from torch import Tensor
 
 from freqdiff_kernels import reference
 
+NAMESPACE = "freqdiff_emulated_tiles"
+operations = getattr(torch.ops, NAMESPACE)
 DTYPES = list(DTYPE_CODES)
 STARTS = ([-3, 15, 30], [0, 20, 41])
 TILE, SIZE = (24, 32), (50, 70)
@@ -17,7 +19,7 @@ Starts = tuple[list[int], list[int]]
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return Library("tiles.cpp", tmp_path_factory.mktemp("emulation"))
+    return operation_library("tiles.cu", NAMESPACE, tmp_path_factory.mktemp("tiles"))
 
 
 @pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
@@ -47,15 +49,8 @@ def extract(
     scale: float = 1.0,
     shift: float = 0.0,
 ) -> Tensor:
-    count, channels = len(starts[0]) * len(starts[1]), len(image)
-    memory = library.empty((count, *tile, channels), dtype)
-    tiles = memory.permute(0, 3, 1, 2)
-    strides = torch.tensor([0, *image.stride(), *tiles.stride()])
-    shape = torch.tensor([*image.shape, *tile, len(starts[0]), len(starts[1])])
-    ys, xs = map(torch.tensor, starts)
-    data = (image, DTYPE_CODES[image.dtype], tiles, DTYPE_CODES[dtype])
-    library.call("run_extract", *data, strides, shape, ys, xs, scale, shift)
-    return tiles
+    result: Tensor = operations.extract_tiles(image, tile, *starts, dtype, scale, shift)
+    return result
 
 
 def stitch(
@@ -69,15 +64,10 @@ def stitch(
     shift: float = 0.0,
     last: bool = False,
 ) -> Tensor:
-    channels = tiles.shape[1]
-    memory = library.empty((*size, channels) if last else (channels, *size), dtype)
-    image = memory.permute(2, 0, 1) if last else memory
-    strides = torch.tensor([*tiles.stride(), 0, *image.stride()])
-    shape = torch.tensor([channels, *size, *tiles.shape[2:], len(starts[0]), len(starts[1])])
-    ys, xs = map(torch.tensor, starts)
-    data = (tiles, DTYPE_CODES[tiles.dtype], image, DTYPE_CODES[dtype])
-    library.call("run_stitch", *data, strides, shape, ys, xs, margin, scale, shift)
-    return image
+    result: Tensor = operations.stitch_tiles(
+        tiles, *starts, size, margin, dtype, scale, shift, last
+    )
+    return result
 
 
 def same_bits(result: Tensor, expected: Tensor) -> bool:
