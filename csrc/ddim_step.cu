@@ -33,7 +33,7 @@ Tensor ddim_step(const Tensor& x, const Tensor& f, std::optional<Tensor> y,
   const OnDeviceOf scope(x);
   const Tensor packed = torch::stable::contiguous(coefficients);
   Tensor out = torch::stable::empty_like(x);
-  StepJob job{};
+  StepLaunch job{};
   job.x = operand(x, "x");
   job.f = operand(f, "f");
   if (y) {

@@ -15,7 +15,7 @@ struct StepOperand {
   int64_t strides[4];
 };
 
-struct StepJob {
+struct StepLaunch {
   int64_t sizes[4];     // batch, channels, height, width
   StepOperand x, f, y;  // `out` has the dtype of x
   void* out;
@@ -30,7 +30,7 @@ template <typename S>
 struct StepCoefficients {
   S x, f, y, out_x, out_estimate;
 
-  __device__ StepCoefficients(const StepJob& job, int64_t batch) {
+  __device__ StepCoefficients(const StepLaunch& job, int64_t batch) {
     S values[5];
     for (int i = 0; i < 5; ++i) {
       values[i] = job.double_coefficients ? S(as<double>(job.coefficients)[5 * batch + i])
@@ -40,7 +40,7 @@ struct StepCoefficients {
   }
 
   // NaN stays: min and max of CUDA would drop it.
-  __device__ S apply(const StepJob& job, S noisy, S output, S anchor) const {
+  __device__ S apply(const StepLaunch& job, S noisy, S output, S anchor) const {
     S estimate = x * noisy + f * output;
     if (job.y.data) estimate += y * anchor;
     if (job.clamp) {
@@ -62,7 +62,7 @@ __device__ __forceinline__ S read_one(const StepOperand& operand, int64_t index)
 }
 
 template <typename S>
-__device__ __forceinline__ void write_one(const StepJob& job, int64_t index, S value) {
+__device__ __forceinline__ void write_one(const StepLaunch& job, int64_t index, S value) {
   with_float_type(job.x.dtype, [&](auto type) {
     using T = decltype(type);
     as<T>(job.out)[index] = narrow<T>(value);
@@ -105,7 +105,7 @@ __device__ __forceinline__ void widen_bits(const StepOperand& operand, const uin
 
 // All operands lie in memory in one order, without gaps inside an image and aligned to N values.
 template <typename S, int N>
-__global__ void __launch_bounds__(kStepThreads, 5) ddim_step_dense(StepJob job, int64_t count) {
+__global__ void __launch_bounds__(kStepThreads, 5) ddim_step_dense(StepLaunch job, int64_t count) {
   const int64_t first = (int64_t(blockIdx.x) * kStepThreads + threadIdx.x) * N;
   if (first >= count) return;
   for (int64_t batch = blockIdx.y; batch < job.sizes[0]; batch += gridDim.y) {
@@ -148,7 +148,7 @@ struct StepOrder {
 
 template <typename S, typename Index>
 __global__ void __launch_bounds__(kStepThreads)
-    ddim_step_strided(StepJob job, StepOrder order, Index count) {
+    ddim_step_strided(StepLaunch job, StepOrder order, Index count) {
   const int64_t thread = int64_t(blockIdx.x) * kStepThreads + threadIdx.x;
   if (thread >= int64_t(count)) return;
   Index rest = Index(thread);
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kStepThreads)
 }
 
 // Dimensions from the largest to the smallest stride of `out`.
-inline StepOrder order_of(const StepJob& job) {
+inline StepOrder order_of(const StepLaunch& job) {
   int dims[4] = {0, 1, 2, 3};
   std::stable_sort(dims, dims + 4,
                    [&](int a, int b) { return job.out_strides[a] > job.out_strides[b]; });
@@ -189,7 +189,7 @@ inline StepOrder order_of(const StepJob& job) {
 
 // Whether an image of each operand is one dense run, in the same order and aligned to `pack`
 // values.
-inline bool is_dense(const StepJob& job, int pack) {
+inline bool is_dense(const StepLaunch& job, int pack) {
   const StepOrder order = order_of(job);
   int64_t step = 1;
   for (int i = 3; i >= 0; --i) {
@@ -208,7 +208,7 @@ inline bool is_dense(const StepJob& job, int pack) {
          aligned(job.out, job.x.dtype, job.out_strides[0]);
 }
 
-inline cudaError_t run_ddim_step(const StepJob& job, cudaStream_t stream) {
+inline cudaError_t run_ddim_step(const StepLaunch& job, cudaStream_t stream) {
   const int64_t image = job.sizes[1] * job.sizes[2] * job.sizes[3], count = image * job.sizes[0];
   if (count == 0) return cudaSuccess;
   int widest = 2;

@@ -142,7 +142,7 @@ Tensor fft_bands(const Tensor& input, int64_t window, int64_t stride, const std:
                  const std::string& layout, int64_t radial, int64_t angular, ScalarType type) {
   const Tensor image = with_adjacent_pixels(input);
   FeatureJob job = make_job(image, window, stride, taper, layout);
-  job.features_dtype = features_type(type, job, "dtype");
+  job.features_dtype = features_type(type, image, "dtype");
   FREQDIFF_CHECK(radial > 0, "radial", radial, "at least 1");
   FREQDIFF_CHECK(angular > 0, "angular", angular, "at least 1");
   append_bands(job, radial, angular);

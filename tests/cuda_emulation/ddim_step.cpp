@@ -12,7 +12,7 @@ extern "C" {
 const char *run_step(const void *x, int64_t x_type, const void *f, int64_t f_type, const void *y,
                      int64_t y_type, void *out, const int64_t *layout, const void *coefficients,
                      int64_t double_coefficients, int64_t clamp, int64_t *dense) {
-  StepJob job{};
+  StepLaunch job{};
   job.x = {x, Dtype(x_type), {}};
   job.f = {f, Dtype(f_type), {}};
   job.y = {y, Dtype(y_type), {}};
