@@ -55,7 +55,7 @@ class Deblurrer(nn.Module):
         self.name = name
         self._sampler = FrameSampler(denoiser)
 
-    def compile(self, backend: str = "inductor") -> None:  # type: ignore[override]
+    def compile(self, backend: str = "inductor") -> None:
         """Compile the network for the sizes that it will meet: slow at first, faster later.
 
         On a GPU, a photo that fits as one tile then runs as one CUDA graph, which is recorded at

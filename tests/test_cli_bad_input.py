@@ -155,10 +155,10 @@ def test_wrong_config(change: dict[str, Any]) -> None:
 
 
 def test_model_that_gives_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    from freqdiff import deblurrer
+    from freqdiff import sampler
 
     def broken(*_: Any) -> Any:
         return toys.photo(48, 64)[None] * float("nan")
 
-    monkeypatch.setattr(deblurrer, "ddim", broken)
+    monkeypatch.setattr(sampler, "ddim", broken)
     refused("good.jpg", "-o", "out.jpg", words=("good.jpg", "not finite"))
