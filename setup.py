@@ -71,7 +71,7 @@ class Build(build_ext):
             target.parent.mkdir(parents=True, exist_ok=True)
             flags = [f"-D{name}={value}" for name, value in options["macros"]]
             flags += [f"-I{folder}" for folder in options["include_dirs"]]
-            flags += ["-std=c++17", "-O3", "--expt-relaxed-constexpr"]
+            flags += ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xfatbin=-compress-all"]
             flags += ["-Xcompiler=-fPIC,-fvisibility=hidden", *gpu_flags()]
             if "CXX" in os.environ:
                 flags.append(f"-ccbin={os.environ['CXX']}")
@@ -125,6 +125,8 @@ def extensions() -> list[Extension]:
                 *(["cudart_static", "dl", "rt", "pthread"] if cuda else []),
             ],
             extra_compile_args=["-std=c++17", "-O3", "-fno-math-errno", "-fvisibility=hidden"],
+            # Python's flags ask for debug information, three quarters of the file; CFLAGS keep it.
+            extra_link_args=[] if "CFLAGS" in os.environ else ["-Wl,-S"],
             language="c++",
         )
     ]
