@@ -32,7 +32,9 @@ _NOISE = 1e-2
 _NOISE_BANDS = 4
 _NOISE_GAIN = 3.0
 _KERNEL_WIDTH = 32
-_ROWS_AT_ONCE = 8
+_VALUES_AT_ONCE = 1 << 21
+"""Window values that `wiener` filters at once on a CPU: small results stay in the cache, and the
+memory of large ones is new every time (2 cores of an AMD EPYC, 4K: 1.5 -> 0.6 s)."""
 _MARGIN = (_WINDOW - CELL) // 2
 _GROUP, _POOL, _POOL_PAD = 4, 6, 1
 
@@ -223,8 +225,10 @@ def wiener(y: Tensor, blur: BlurField) -> Tensor:
     padded = F.pad(detail, (_MARGIN,) * 4, mode="reflect")
     taper = taper_weights(_WINDOW, "hann", y.dtype, y.device)
     change = torch.zeros_like(padded)
-    for first in range(0, rows, _ROWS_AT_ONCE):
-        part = slice(first, min(first + _ROWS_AT_ONCE, rows))
+    row_values = y.shape[:2].numel() * _WINDOW**2 * (width // CELL)
+    step = rows if y.is_cuda else 2 * max(1, _VALUES_AT_ONCE // (2 * row_values))
+    for first in range(0, rows, step):
+        part = slice(first, min(first + step, rows))
         span = slice(first * CELL, part.stop * CELL + 2 * _MARGIN)
         windows = padded[:, :, span].unfold(2, _WINDOW, CELL).unfold(3, _WINDOW, CELL)
         spectrum = torch.fft.rfft2(windows * (taper[:, None] * taper))
