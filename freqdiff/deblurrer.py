@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import time
 from collections.abc import Callable
@@ -18,11 +16,9 @@ from freqdiff.errors import FreqDiffError, InputError
 from freqdiff.sampler import FrameSampler
 from freqdiff.tiling import smallest_tile
 
-WHOLE_FRAME_PIXELS = {"cpu": 3_000_000, "cuda": 9_000_000}
-"""Frames up to this size are not tiled. On a CPU, what a layer of `tiny` gives for 3 megapixels is
-just small enough for the C library to keep its memory for the next layer; fresh pages for larger
-results cost more than the overlap of tiles (AMD EPYC, 2 cores, 4K, 4 steps: 12.7 to 10.1 s)."""
-LARGEST_TILE = {"cpu": 2144, "cuda": 3072}
+WHOLE_FRAME_PIXELS = 9_000_000
+"""Frames up to this size are not tiled: 4K on a CPU stays below 2 GB (benchmarks/deblur.py)."""
+LARGEST_TILE = 3072
 BAND_CELL = 256
 BRIGHTNESS_SLACK = 5 / 255
 FLAT_RANGE = 2 / 255
@@ -122,7 +118,7 @@ class Deblurrer(nn.Module):
         steps = self.denoiser.config.default_steps if steps is None else steps
         config = self.denoiser.config
         smallest = smallest_tile(config.receptive_radius, alignment=config.alignment)
-        largest = tile or _automatic_tile(image, smallest, self.device.type)
+        largest = tile or _automatic_tile(image, smallest)
         while True:
             try:
                 result, tiles = self._sampler(image, steps, seed, largest, callback)
@@ -144,7 +140,6 @@ class Deblurrer(nn.Module):
         result = result.clamp_(0, 1)
         changed = _largest_change(result, image) >= _SMALLEST_CHANGE
         kept = _to_cpu(result if changed else image.clone())
-        _release_free_memory()
         return FrameResult(kept, changed, tiles, time.perf_counter() - started)
 
 
@@ -216,15 +211,6 @@ def _largest_change(result: Tensor, image: Tensor) -> float:
     return float(F.avg_pool2d(change, 16, ceil_mode=True).max())
 
 
-def _release_free_memory() -> None:
-    """Give free memory back to the system, lest the pieces between live results add up.
-
-    Does nothing where the C library has no such function.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _to_cpu(image: Tensor) -> Tensor:
     """A copy on the CPU, through pinned memory if it comes from a GPU."""
     if image.device.type != "cuda":
@@ -233,8 +219,7 @@ def _to_cpu(image: Tensor) -> Tensor:
     return pinned.copy_(image)
 
 
-def _automatic_tile(image: Tensor, smallest: int, device: str) -> int:
-    kind = "cpu" if device == "cpu" else "cuda"
+def _automatic_tile(image: Tensor, smallest: int) -> int:
     height, width = image.shape[-2:]
-    whole = height * width <= WHOLE_FRAME_PIXELS[kind]
-    return max(height, width) + 64 if whole else max(LARGEST_TILE[kind], smallest)
+    whole = height * width <= WHOLE_FRAME_PIXELS
+    return max(height, width) + 64 if whole else max(LARGEST_TILE, smallest)

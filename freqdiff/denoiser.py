@@ -64,7 +64,8 @@ class Denoiser(nn.Module):
         """x0^ (B, 3, H, W) at time step t (B,) int64 in [0, 999]; all photos in [-1, 1]."""
         a = self.level_bits[t].view(torch.float64)
         c = diffusion.coefficients(self.config.objective, a, self.config.residual_std, x_t.dtype)
-        raw, gate = self.unet(c.network_input(x_t, maps.anchor), t, maps, origin)
+        z = c.network_input(x_t, maps.anchor)
+        raw, gate = self.unet(z, t, maps, origin)
         return c.denoised(raw, gate, x_t, maps.anchor)
 
     def forward(self, x_t: Tensor | None, t: Tensor, y: Tensor) -> Prediction:
