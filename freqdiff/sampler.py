@@ -65,15 +65,22 @@ class FrameSampler:
         plan = plan_tiles(
             (rows, columns), largest, config.receptive_radius, alignment=config.alignment
         )
-        pixels = image[0].float().to(device, non_blocking=True)
-        photo = ops.extract_tiles(pixels, plan.size, ([0], [0]), scale=2.0, shift=-1.0)
-        noise = frame_noise(seed, *plan.size)
-        if device.type == "cuda":
-            noise = noise.pin_memory().to(device, non_blocking=True)
+
+        def photo() -> Tensor:
+            pixels = image[0].float().to(device, non_blocking=True)
+            return ops.extract_tiles(pixels, plan.size, ([0], [0]), scale=2.0, shift=-1.0)
+
+        def noise() -> Tensor:
+            drawn = frame_noise(seed, *plan.size)
+            if device.type != "cuda":
+                return drawn
+            return drawn.pin_memory().to(device, non_blocking=True)
+
+        # Both are 100 MB at 4K: no name here holds them while the run goes on.
         if self._graphs and device.type == "cuda" and len(plan.positions) == 1:
-            result = self._replay(photo, noise, steps, plan)
+            result = self._replay(photo(), noise(), steps, plan)
         else:
-            result = self._run(photo, noise, steps, plan, progress)
+            result = self._run(photo(), noise(), steps, plan, progress)
         return (result[..., :height, :width] * 0.5 + 0.5).float(), len(plan.positions)
 
     def _run(
@@ -98,7 +105,9 @@ class FrameSampler:
                 torch.cat(tiles), starts, plan.size, margin=plan.margin, channels_last=True
             )[None]
 
-        return ddim(denoise, noise, steps)
+        start = [noise]
+        del noise  # `ddim` lets go of it after the first step
+        return ddim(denoise, start.pop(), steps)
 
     def _tile(
         self, x: Tensor, t: int, maps: ConditionMaps, plan: TilePlan, position: tuple[int, int]
