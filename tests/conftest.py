@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from emulated import Library
 
 from freqdiff_kernels import native
 
@@ -27,6 +28,14 @@ def poisoned_memory() -> Iterator[None]:
     yield
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
+def library(compiled: Library, request: pytest.FixtureRequest) -> Iterator[Library]:
+    """The emulated device code of a module, with its threads run in one order and in the other."""
+    compiled.set_order(request.param)
+    yield compiled
+    compiled.set_order(False)
 
 
 @pytest.fixture(params=LEVELS)

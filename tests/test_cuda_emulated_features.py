@@ -1,10 +1,9 @@
 """Device code of the windowed spectra, run by the CPU emulation, against the reference."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from emulated import Library, operation_library
+from precision import error, in_float64, photo
 from torch import Tensor
 
 from freqdiff_kernels import gradients, reference
@@ -22,18 +21,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
     return operation_library(SOURCES, NAMESPACE, tmp_path_factory.mktemp("spectra"))
 
 
-@pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
-def library(compiled: Library, request: pytest.FixtureRequest) -> Iterator[Library]:
-    compiled.set_order(request.param)
-    yield compiled
-    compiled.set_order(False)
-
-
-def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    values = torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
-    return (values * 255).to(torch.uint8) if dtype == torch.uint8 else values.to(dtype)
-
-
 def features(
     library: Library,
     image: Tensor,
@@ -48,19 +35,11 @@ def features(
     return result
 
 
-def error(values: Tensor, exact: Tensor) -> float:
-    return float((values.double() - exact).norm() / exact.norm())
-
-
-def wide(image: Tensor) -> Tensor:
-    return image.double() / 255 if image.dtype == torch.uint8 else image.double()
-
-
 def check(library: Library, image: Tensor, *options: object, dtype: torch.dtype) -> Tensor:
     """The tolerance rule: at most twice the error of torch, and the rounding of the result."""
     result = features(library, image, *options, dtype)
     expected = reference.fft_features(image, *options, dtype)
-    exact = reference.fft_features(wide(image), *options, torch.float64)
+    exact = reference.fft_features(in_float64(image), *options, torch.float64)
     rounding = torch.finfo(dtype).eps / 2
     assert error(result, exact) <= 2 * error(expected, exact) + rounding
     return result

@@ -1,7 +1,5 @@
 """Device code of ddim_step, run by the CPU emulation, against the reference."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from emulated import DTYPE_CODES, Library
@@ -15,13 +13,6 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
     return Library("ddim_step.cpp", tmp_path_factory.mktemp("emulation"))
-
-
-@pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
-def library(compiled: Library, request: pytest.FixtureRequest) -> Iterator[Library]:
-    compiled.set_order(request.param)
-    yield compiled
-    compiled.set_order(False)
 
 
 def run(

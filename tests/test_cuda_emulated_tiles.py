@@ -1,10 +1,9 @@
 """Device code of the tile operations, run by the CPU emulation, against the reference."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from emulated import DTYPE_CODES, Library, operation_library
+from precision import interleaved, photo
 from torch import Tensor
 
 from freqdiff_kernels import reference
@@ -20,24 +19,6 @@ Starts = tuple[list[int], list[int]]
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
     return operation_library("tiles.cu", NAMESPACE, tmp_path_factory.mktemp("tiles"))
-
-
-@pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
-def library(compiled: Library, request: pytest.FixtureRequest) -> Iterator[Library]:
-    compiled.set_order(request.param)
-    yield compiled
-    compiled.set_order(False)
-
-
-def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    values = torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
-    if dtype.is_floating_point:
-        return values.to(dtype)
-    return (values * torch.iinfo(dtype).max).to(torch.int32).to(dtype)
-
-
-def interleaved(image: Tensor) -> Tensor:
-    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def extract(

@@ -1,7 +1,5 @@
 """The CPU emulation of CUDA that the tests of the kernels stand on."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from emulated import EmulationError, Library
@@ -10,13 +8,6 @@ from emulated import EmulationError, Library
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
     return Library("self_test.cpp", tmp_path_factory.mktemp("emulation"))
-
-
-@pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
-def library(compiled: Library, request: pytest.FixtureRequest) -> Iterator[Library]:
-    compiled.set_order(request.param)
-    yield compiled
-    compiled.set_order(False)
 
 
 def test_sum_with_shuffles_and_shared_memory(library: Library) -> None:

@@ -1,7 +1,9 @@
 """The operations on a CUDA device against the reference in float64; skipped elsewhere."""
 
+import functools
 from collections.abc import Callable
 
+import precision
 import pytest
 import torch
 from torch import Tensor
@@ -20,13 +22,7 @@ FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 DTYPES = [*FLOATS, torch.uint8, torch.uint16]
 STARTS = ([-3, 15, 30], [0, 20, 41])
 TILE, SIZE = (24, 32), (50, 70)
-
-
-def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    values = torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
-    if not dtype.is_floating_point:
-        values = (values * torch.iinfo(dtype).max).to(torch.int32)
-    return values.to(dtype).cuda()
+photo = functools.partial(precision.photo, device="cuda")
 
 
 def wide(value: object) -> object:

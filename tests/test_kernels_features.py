@@ -2,15 +2,10 @@
 
 import pytest
 import torch
-from precision import data_rounding, error
+from precision import data_rounding, error, in_float64, photo
 from torch import Tensor
 
 from freqdiff_kernels import gradients, ops, reference
-
-
-def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    values = torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
-    return (values * 255).to(torch.uint8) if dtype == torch.uint8 else values.to(dtype)
 
 
 def plain(image: Tensor, *options: object) -> Tensor:
@@ -39,7 +34,7 @@ def test_dtypes(level: str, dtype: torch.dtype, layout: str) -> None:
     image = photo(1, 3, 32, 48, dtype=dtype)
     features = ops.fft_features(image, 16, 8, "hann", layout)
     expected = plain(image, 16, 8, "hann", layout)
-    values = image.double() / 255 if dtype == torch.uint8 else image.double()
+    values = in_float64(image)
     exact = plain(values, 16, 8, "hann", layout)
     assert features.dtype == expected.dtype
     bound = 2 * error(expected, exact) + data_rounding(features.dtype)
@@ -52,7 +47,7 @@ def test_dtype_of_the_result(level: str, source: torch.dtype, dtype: torch.dtype
     image = photo(1, 3, 32, 48, dtype=source)
     features = ops.fft_features(image, 16, 8, dtype=dtype)
     assert features.dtype == dtype
-    values = image.double() / 255 if source == torch.uint8 else image.double()
+    values = in_float64(image)
     exact = plain(values, 16, 8, "hann", "luma")
     expected = reference.fft_features(image, 16, 8, "hann", "luma", dtype)
     assert error(features, exact) <= 2 * error(expected, exact) + data_rounding(dtype)
@@ -205,7 +200,7 @@ def test_bands_of_noise_are_its_power(layout: str) -> None:
 def test_bands_as_precise_as_torch(level: str, window: int, dtype: torch.dtype) -> None:
     image = photo(2, 3, window, 3 * window, dtype=dtype)
     options = (window, window // 2, "hann", "rgb", 4, 3)
-    values = image.double() / 255 if dtype == torch.uint8 else image.double()
+    values = in_float64(image)
     exact = reference.fft_bands(values, *options, torch.float64)
     expected = reference.fft_bands(image, *options, torch.float32)
     bands = ops.fft_bands(image, window, window // 2, 4, 3, "hann", "rgb", torch.float32)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from precision import interleaved, photo
 from torch import Tensor
 
 from freqdiff_kernels import ops
@@ -16,17 +17,6 @@ DTYPES = [
     torch.uint8,
     torch.uint16,
 ]
-
-
-def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    values = torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
-    if dtype.is_floating_point:
-        return values.to(dtype)
-    return (values * torch.iinfo(dtype).max).to(torch.int32).to(dtype)
-
-
-def interleaved(image: Tensor) -> Tensor:
-    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def assert_same_up_to_rounding(result: Tensor, expected: Tensor, computed: torch.dtype) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from precision import data_rounding, error
 from torch import Tensor
 
 from freqdiff_kernels import ops, reference_attention
@@ -45,16 +46,8 @@ class Case(NamedTuple):
         return self.window, self.halo, self.depth**-0.5, list(self.origin)
 
 
-def error(values: Tensor, exact: Tensor) -> float:
-    return float((values.double() - exact).norm() / exact.norm())
-
-
 def double(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if x is None else x.double() for x in tensors)
-
-
-def rounding(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps / 2
 
 
 @pytest.mark.parametrize(
@@ -77,8 +70,8 @@ def test_as_precise_as_torch(case: Case) -> None:
     expected, expected_lse = reference_attention.halo_attention(*tensors, *options)
     out, lse = TRITON.halo_attention(*tensors, *options)
     assert (out.dtype, lse.dtype) == (case.dtype, torch.float32)
-    assert error(out, exact) <= 2 * error(expected, exact) + rounding(case.dtype)
-    assert error(lse, exact_lse) <= 2 * error(expected_lse, exact_lse) + rounding(lse.dtype)
+    assert error(out, exact) <= 2 * error(expected, exact) + data_rounding(case.dtype)
+    assert error(lse, exact_lse) <= 2 * error(expected_lse, exact_lse) + data_rounding(lse.dtype)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +98,7 @@ def test_backward_as_precise_as_torch(case: Case) -> None:
     for result, plain, right in zip(results, expected, exact, strict=True):
         assert (result.dtype, result.shape) == (plain.dtype, plain.shape)
         if result.numel():
-            assert error(result, right) <= 2 * error(plain, right) + rounding(case.dtype)
+            assert error(result, right) <= 2 * error(plain, right) + data_rounding(case.dtype)
 
 
 def test_strides() -> None:

@@ -1,42 +1,26 @@
 """The Triton kernels of fft_features and fft_bands against the reference and float64."""
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
+import precision
 import pytest
 import torch
-from torch import Tensor
+from precision import data_rounding, error, in_float64
 
 from freqdiff_kernels import gradients, ops, reference
 
 pytest.importorskip("triton", reason="needs Triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+photo = functools.partial(precision.photo, device=DEVICE)
 
 
 @pytest.fixture(autouse=True)
 def triton_backend() -> Iterator[None]:
     with ops.use_backend("triton"):
         yield
-
-
-def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    values = torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
-    values = (values * 255).to(torch.uint8) if dtype == torch.uint8 else values.to(dtype)
-    return values.to(DEVICE)
-
-
-def exactly(image: Tensor) -> Tensor:
-    return image.double() / 255 if image.dtype == torch.uint8 else image.double()
-
-
-def error(values: Tensor, exact: Tensor) -> float:
-    return float((values.double() - exact).norm() / exact.norm())
-
-
-def rounding(dtype: torch.dtype) -> float:
-    """Relative error of values stored in `dtype`."""
-    return torch.finfo(dtype).eps / 2
 
 
 @pytest.mark.parametrize(
@@ -51,7 +35,7 @@ def test_as_precise_as_torch(window: int, overlap: int, taper: str, layout: str)
     expected = reference.fft_features(image, *options, torch.float32)
     features = ops.fft_features(image, *options)
     assert features.shape == expected.shape
-    assert error(features, exact) <= 2 * error(expected, exact) + rounding(torch.float32)
+    assert error(features, exact) <= 2 * error(expected, exact) + data_rounding(torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +47,11 @@ def test_as_precise_as_torch(window: int, overlap: int, taper: str, layout: str)
 def test_dtypes(source: torch.dtype, target: torch.dtype) -> None:
     image = photo(1, 3, 16, 24, dtype=source)
     for options in ((16, 8, "hann", "luma"), (8, 8, "hann", "rgb")):
-        exact = reference.fft_features(exactly(image), *options, torch.float64)
+        exact = reference.fft_features(in_float64(image), *options, torch.float64)
         expected = reference.fft_features(image, *options, target)
         features = ops.fft_features(image, *options, target)
         assert features.dtype == target
-        assert error(features, exact) <= 2 * error(expected, exact) + rounding(target)
+        assert error(features, exact) <= 2 * error(expected, exact) + data_rounding(target)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +61,12 @@ def test_dtypes(source: torch.dtype, target: torch.dtype) -> None:
 def test_bands_as_precise_as_torch(window: int, dtype: torch.dtype, layout: str) -> None:
     image = photo(1, 3, window // 2, 3 * window // 2, dtype=dtype)
     options = (window, window // 2, "hann", layout, 4, 3)
-    exact = reference.fft_bands(exactly(image), *options, torch.float64)
+    exact = reference.fft_bands(in_float64(image), *options, torch.float64)
     for target in (torch.float32, torch.bfloat16):
         expected = reference.fft_bands(image, *options, target)
         bands = ops.fft_bands(image, window, window // 2, 4, 3, "hann", layout, target)
         assert bands.shape == expected.shape
-        assert error(bands, exact) <= 2 * error(expected, exact) + rounding(target)
+        assert error(bands, exact) <= 2 * error(expected, exact) + data_rounding(target)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +85,7 @@ def test_backward_as_precise_as_torch(window: int, stride: int, layout: str) -> 
     options = (window, stride, "hann", layout)
     # The gradient divides by rho: rounding the image alone moves it by this much.
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(2)).to(DEVICE)
-    nudged = image.detach().double() * (1 + rounding(torch.float32) * noise)
+    nudged = image.detach().double() * (1 + data_rounding(torch.float32) * noise)
     for name, extra in (("fft_features", ()), ("fft_bands", (4, 3))):
         result = getattr(torch.ops.freqdiff_triton, name)(*(image, *options, *extra), torch.float32)
         grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)

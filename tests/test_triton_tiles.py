@@ -1,9 +1,12 @@
 """The Triton kernels of extract_tiles, stitch_tiles and ddim_step against the reference."""
 
+import functools
 from collections.abc import Iterator
 
+import precision
 import pytest
 import torch
+from precision import interleaved
 from torch import Tensor
 
 from freqdiff_kernels import ops
@@ -12,23 +15,13 @@ pytest.importorskip("triton", reason="needs Triton")
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.uint16]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+photo = functools.partial(precision.photo, device=DEVICE)
 
 
 @pytest.fixture(autouse=True)
 def triton_backend() -> Iterator[None]:
     with ops.use_backend("triton"):
         yield
-
-
-def photo(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    values = torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
-    if not dtype.is_floating_point:
-        values = (values * torch.iinfo(dtype).max).to(torch.int32)
-    return values.to(dtype).to(DEVICE)
-
-
-def interleaved(image: Tensor) -> Tensor:
-    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def assert_same_up_to_rounding(result: Tensor, expected: Tensor, computed: torch.dtype) -> None:
