@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_namespace_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
@@ -135,7 +135,7 @@ def extensions() -> list[Extension]:
 setup(
     package_dir={"freqdiff_kernels": "kernels", "freqdiff": "freqdiff", "blursynth": "blursynth"},
     packages=["freqdiff_kernels", "freqdiff", "blursynth"]
-    + (["freqdiff.weights"] if (ROOT / "freqdiff" / "weights").is_dir() else []),
+    + [f"freqdiff.{name}" for name in find_namespace_packages("freqdiff", include=["weights*"])],
     package_data={
         "freqdiff": ["py.typed", "weights/**"],
         "blursynth": ["py.typed"],

@@ -15,6 +15,7 @@ from freqdiff.tiling import TilePlan, plan_tiles
 from freqdiff_kernels import ops
 
 Progress = Callable[[int, int], None]
+Source = Callable[[], Tensor]
 Denoise = Callable[[Tensor, Tensor, ConditionMaps, tuple[int, int]], Tensor]
 
 
@@ -76,18 +77,20 @@ class FrameSampler:
                 return drawn
             return drawn.pin_memory().to(device, non_blocking=True)
 
-        # Both are 100 MB at 4K: no name here holds them while the run goes on.
         if self._graphs and device.type == "cuda" and len(plan.positions) == 1:
             result = self._replay(photo(), noise(), steps, plan)
         else:
-            result = self._run(photo(), noise(), steps, plan, progress)
+            result = self._run(photo, noise, steps, plan, progress)
         return (result[..., :height, :width] * 0.5 + 0.5).float(), len(plan.positions)
 
     def _run(
-        self, photo: Tensor, noise: Tensor, steps: int, plan: TilePlan, progress: Progress | None
+        self, photo: Source, noise: Source, steps: int, plan: TilePlan, progress: Progress | None
     ) -> Tensor:
-        maps = self.denoiser.condition(photo)
-        del photo  # 100 MB at 4K
+        """Condition and sample.
+
+        Photo and noise come when they are needed and no name holds them: both are 100 MB at 4K.
+        """
+        maps = self.denoiser.condition(photo())
         total, done = steps * len(plan.positions), 0
 
         def denoise(x: Tensor, t: int) -> Tensor:
@@ -105,9 +108,7 @@ class FrameSampler:
                 torch.cat(tiles), starts, plan.size, margin=plan.margin, channels_last=True
             )[None]
 
-        start = [noise]
-        del noise  # `ddim` lets go of it after the first step
-        return ddim(denoise, start.pop(), steps)
+        return ddim(denoise, noise(), steps)
 
     def _tile(
         self, x: Tensor, t: int, maps: ConditionMaps, plan: TilePlan, position: tuple[int, int]
@@ -121,8 +122,7 @@ class FrameSampler:
 
     def _replay(self, photo: Tensor, noise: Tensor, steps: int, plan: TilePlan) -> Tensor:
         """The run of this size from its graph, which is recorded at its first use."""
-        key = (plan.size, steps)
-        if self._graph is None or self._graph.key != key:
+        if self._graph is None or self._graph.key != (plan.size, steps):
             self._graph = None
             self._graph = self._record(photo, noise, steps, plan)
         held = self._graph
@@ -137,9 +137,9 @@ class FrameSampler:
         stream.wait_stream(torch.cuda.current_stream(photo.device))
         with torch.cuda.stream(stream):
             for _ in range(2):  # compiles, and lets libraries choose their algorithms
-                self._run(photo, noise, steps, plan, None)
+                self._run(lambda: photo, lambda: noise, steps, plan, None)
         torch.cuda.current_stream(photo.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            result = self._run(photo, noise, steps, plan, None)
+            result = self._run(lambda: photo, lambda: noise, steps, plan, None)
         return _Graph((plan.size, steps), graph, photo, noise, result)

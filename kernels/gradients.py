@@ -171,10 +171,8 @@ def ddim_step_backward(
 
     None pass where the estimate was clamped.
     """
-    dtype = reference.compute_dtype(x.dtype)
-    cx, cf, cy, kx, k0 = coefficients.to(dtype)[:, :, None, None, None].unbind(1)
-    estimate = cx * x + cf * f
-    estimate = estimate if y is None else estimate + cy * y
+    cx, cf, cy, kx, k0 = reference.split_coefficients(coefficients, x)
+    estimate = reference.combine(x, f, y, cx, cf, cy)
     estimate_grad = k0 * grad
     if clamp:
         estimate_grad = torch.where(estimate.abs() <= 1, estimate_grad, 0)
@@ -183,7 +181,7 @@ def ddim_step_backward(
     def sum_of(gradient: Tensor, factor: Tensor | None) -> Tensor:
         return gradient.new_zeros(len(x)) if factor is None else (gradient * factor).sum((1, 2, 3))
 
-    wide = grad.to(dtype)
+    wide = grad.to(reference.compute_dtype(x.dtype))
     sums = [sum_of(estimate_grad, factor) for factor in (x, f, y)]
     sums += [sum_of(wide, x), sum_of(wide, estimate)]
     y_grad = None if y is None else (cy * estimate_grad).to(y.dtype)

@@ -317,6 +317,17 @@ def stitch_tiles(
     return image.contiguous()
 
 
+def split_coefficients(coefficients: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """The five columns of (B, 5), each (B, 1, 1, 1) in the dtype in which x is computed."""
+    return coefficients.to(compute_dtype(x.dtype))[:, :, None, None, None].unbind(1)
+
+
+def combine(x: Tensor, f: Tensor, y: Tensor | None, cx: Tensor, cf: Tensor, cy: Tensor) -> Tensor:
+    """The estimate cx x + cf f + cy y."""
+    estimate = cx * x + cf * f
+    return estimate if y is None else estimate + cy * y
+
+
 def ddim_step(x: Tensor, f: Tensor, y: Tensor | None, coefficients: Tensor, clamp: bool) -> Tensor:
     """x' = kx x + k0 x0^ with x0^ = cx x + cf f + cy y, clamped to [-1, 1] if wanted.
 
@@ -330,11 +341,8 @@ def ddim_step(x: Tensor, f: Tensor, y: Tensor | None, coefficients: Tensor, clam
     Returns:
         (B, C, H, W) in dtype and memory format of x.
     """
-    dtype = compute_dtype(x.dtype)
-    cx, cf, cy, kx, k0 = coefficients.to(dtype)[:, :, None, None, None].unbind(1)
-    estimate = cx * x + cf * f
-    if y is not None:
-        estimate = estimate + cy * y
+    cx, cf, cy, kx, k0 = split_coefficients(coefficients, x)
+    estimate = combine(x, f, y, cx, cf, cy)
     if clamp:
         estimate = estimate.clamp(-1, 1)
     return torch.empty_like(x).copy_(kx * x + k0 * estimate)

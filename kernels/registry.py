@@ -138,9 +138,11 @@ def _plain(name: str) -> Callable[..., Any]:
 def _fallback(name: str) -> Callable[..., Any]:
     """The reference, with one warning where it runs on a GPU."""
 
+    plain = _plain(name)
+
     def run(*arguments: Any) -> Any:
         native.warn_fallback(name, arguments[0].device)
-        return _plain(name)(*arguments)
+        return plain(*arguments)
 
     return run
 

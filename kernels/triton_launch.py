@@ -50,8 +50,3 @@ def device_of(tensor: Tensor) -> AbstractContextManager[object]:
 def compute_dtype(dtype: torch.dtype) -> tl.dtype:
     """The dtype in which a kernel computes values of `dtype`, as `reference.compute_dtype`."""
     return tl.float64 if dtype == torch.float64 else tl.float32
-
-
-def power_of_two(least: int) -> int:
-    """The smallest power of two that is not below `least`."""
-    return 1 << max(least - 1, 0).bit_length()

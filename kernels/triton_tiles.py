@@ -15,7 +15,6 @@ from freqdiff_kernels.triton_launch import (
     compute_dtype,
     device_of,
     fold,
-    power_of_two,
     runs_on,
 )
 
@@ -114,7 +113,7 @@ def extract_tiles(
     if out.numel() == 0:
         return out
     row_length = tile[1] * channels
-    block = min(BLOCK, power_of_two(row_length))
+    block = min(BLOCK, triton.next_power_of_2(row_length))
     blocks = triton.cdiv(row_length, block)
     with device_of(image):
         _extract_kernel[(len(ys) * len(xs) * tile[0] * blocks,)](
@@ -260,7 +259,7 @@ def stitch_tiles(
     if out.numel() == 0:
         return out
     row_length = width * channels if channels_last else width
-    block = min(BLOCK, power_of_two(row_length))
+    block = min(BLOCK, triton.next_power_of_2(row_length))
     blocks = triton.cdiv(row_length, block)
     planes = 1 if channels_last else min(GROUP, channels)
     groups = 1 if channels_last else triton.cdiv(channels, planes)

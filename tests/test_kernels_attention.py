@@ -120,9 +120,11 @@ def test_strides(level: str, order: tuple[int, ...]) -> None:
         relaid(expected[1], order[: order.index(4)] + order[order.index(4) + 1 :]),
         *options,
     )
-    pairs = (*zip(result, expected, strict=True), *zip(gradients, expected_gradients, strict=True))
-    for values, same in pairs:
-        assert torch.equal(values, same)
+    # The compiled kernel computes the same from any layout; the library's products do not.
+    tolerance = 1e-5 if level == "reference" else 0
+    torch.testing.assert_close(
+        (*result, *gradients), (*expected, *expected_gradients), rtol=tolerance, atol=tolerance
+    )
 
 
 def test_tile_equals_the_frame(level: str) -> None:
