@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from freqdiff import spectral
 from freqdiff.layers import ChannelNorm, add_residual, add_to, zero_layer
-from freqdiff_kernels.reference import planes, taper_weights
+from freqdiff_kernels.reference import taper_weights
 
 CELL = 32
 """Pitch of the blur estimate in pixels."""
@@ -141,7 +141,7 @@ def _kernel_pictures(magnitude: Tensor) -> Tensor:
 
 
 class BlurEstimator(nn.Module):
-    """Photo (B, 3, H, W) in [-1, 1] -> its `BlurField`; H and W are multiples of 32.
+    """Grey photo (B, 3, H, W) in [0, 1] -> its `BlurField`; H and W are multiples of 32.
 
     A convolutional trunk on luminance, halved to one position per cell, where the log magnitudes of
     64 px windows join.
@@ -173,11 +173,11 @@ class BlurEstimator(nn.Module):
         self.rest = nn.Conv2d(64, _NOISE_BANDS + 1, 1)
         zero_layer(self.rest)
 
-    def forward(self, y: Tensor) -> BlurField:
-        """Estimate the blur of each cell."""
+    def forward(self, grey: Tensor) -> BlurField:
+        """Estimate the blur of each cell of a photo of `spectral.grey`."""
         dtype = self.input.weight.dtype
-        luma = planes(y, "luma").to(dtype)
-        features = spectral.window_features(y.float(), CELL)[:, : _WINDOW**2 // 2].to(dtype)
+        luma = (grey[:, :1] * 2 - 1).to(dtype)
+        features = spectral.window_features(grey, CELL)[:, : _WINDOW**2 // 2].to(dtype)
         luma, features = luma * float(self.spatial), features * float(self.frequency)
         h = self.blocks[0](self.input(F.pixel_unshuffle(luma, _UNSHUFFLE)))
         for level, down in enumerate(self.down, start=1):

@@ -16,9 +16,11 @@ from freqdiff.errors import FreqDiffError, InputError
 from freqdiff.sampler import FrameSampler
 from freqdiff.tiling import smallest_tile
 
-WHOLE_FRAME_PIXELS = 9_000_000
-"""Frames up to this size are not tiled: 4K on a CPU stays below 2 GB (benchmarks/deblur.py)."""
-LARGEST_TILE = 3072
+_WHOLE_FRAME_PIXELS = {"cpu": 4_500_000, "cuda": 9_000_000}
+"""Frames up to this size are not tiled. On a CPU, what a layer of `tiny` gives for a quarter of a
+4K photo is small enough for the C library to keep its memory for the next layer; fresh pages for
+larger results cost more than the overlap of tiles (benchmarks/deblur.py)."""
+_LARGEST_TILE = {"cpu": 2144, "cuda": 3072}
 BAND_CELL = 256
 BRIGHTNESS_SLACK = 5 / 255
 FLAT_RANGE = 2 / 255
@@ -118,7 +120,7 @@ class Deblurrer(nn.Module):
         steps = self.denoiser.config.default_steps if steps is None else steps
         config = self.denoiser.config
         smallest = smallest_tile(config.receptive_radius, alignment=config.alignment)
-        largest = tile or _automatic_tile(image, smallest)
+        largest = tile or _automatic_tile(image, smallest, self.device.type)
         while True:
             try:
                 result, tiles = self._sampler(image, steps, seed, largest, callback)
@@ -219,7 +221,8 @@ def _to_cpu(image: Tensor) -> Tensor:
     return pinned.copy_(image)
 
 
-def _automatic_tile(image: Tensor, smallest: int) -> int:
+def _automatic_tile(image: Tensor, smallest: int, device: str) -> int:
+    kind = "cpu" if device == "cpu" else "cuda"
     height, width = image.shape[-2:]
-    whole = height * width <= WHOLE_FRAME_PIXELS
-    return max(height, width) + 64 if whole else max(LARGEST_TILE, smallest)
+    whole = height * width <= _WHOLE_FRAME_PIXELS[kind]
+    return max(height, width) + 64 if whole else max(_LARGEST_TILE[kind], smallest)

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from freqdiff import diffusion
+from freqdiff import diffusion, spectral
 from freqdiff.anchor import BlurEstimator, BlurField, wiener
 from freqdiff.model import ConditionMaps, FreqDiffUNet, ModelConfig
 
@@ -45,17 +45,18 @@ class Denoiser(nn.Module):
         self.register_buffer("level_bits", levels, persistent=False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def anchor(self, y: Tensor) -> tuple[Tensor, BlurField | None]:
-        """What the diffusion starts from, and the blur that it undid."""
+    def anchor(self, y: Tensor, grey: Tensor) -> tuple[Tensor, BlurField | None]:
+        """What the diffusion starts from, and the blur that it undid; `grey` as of `spectral`."""
         if self.blur is None:
             return y, None
-        blur: BlurField = self.blur(y)
+        blur: BlurField = self.blur(grey)
         with torch.autocast(y.device.type, enabled=False):
             return wiener(y, blur), blur
 
     def condition(self, y: Tensor) -> ConditionMaps:
         """Anchor, c_freq and the other maps of y (B, 3, H, W) in [-1, 1]; once per photo."""
-        maps: ConditionMaps = self.unet.condition(y, self.anchor(y)[0])
+        grey = spectral.grey(y.float())
+        maps: ConditionMaps = self.unet.condition(y, grey, self.anchor(y, grey)[0])
         return maps
 
     def denoise(
@@ -64,14 +65,14 @@ class Denoiser(nn.Module):
         """x0^ (B, 3, H, W) at time step t (B,) int64 in [0, 999]; all photos in [-1, 1]."""
         a = self.level_bits[t].view(torch.float64)
         c = diffusion.coefficients(self.config.objective, a, self.config.residual_std, x_t.dtype)
-        z = c.network_input(x_t, maps.anchor)
-        raw, gate = self.unet(z, t, maps, origin)
+        raw, gate = self.unet(c.network_input(x_t, maps.anchor), t, maps, origin)
         return c.denoised(raw, gate, x_t, maps.anchor)
 
     def forward(self, x_t: Tensor | None, t: Tensor, y: Tensor) -> Prediction:
         """Everything from the photo itself; without x_t the anchor alone."""
-        anchor, blur = self.anchor(y)
+        grey = spectral.grey(y.float())
+        anchor, blur = self.anchor(y, grey)
         if x_t is None:
             return Prediction(anchor, blur, None)
-        maps = self.unet.condition(y, anchor)
+        maps = self.unet.condition(y, grey, anchor)
         return Prediction(anchor, blur, self.denoise(x_t, t, maps))

@@ -234,10 +234,13 @@ class FreqDiffUNet(nn.Module):
         for layer in (self.output, self.gate, self.spectrum):
             zero_layer(layer)
 
-    def condition(self, y: Tensor, anchor: Tensor) -> ConditionMaps:
-        """Maps of the blurred photo and the anchor, both (B, 3, H, W) in [-1, 1].
+    def condition(self, y: Tensor, grey: Tensor, anchor: Tensor) -> ConditionMaps:
+        """Maps of a blurred photo.
 
-        H and W are multiples of the alignment.
+        Args:
+            y: (B, 3, H, W) in [-1, 1]; H and W are multiples of the alignment.
+            grey: `spectral.grey` of it, in float32.
+            anchor: where the diffusion starts, (B, 3, H, W) in [-1, 1].
         """
         dtype = self.input_y.weight.dtype
         spatial, frequency = (part in self.config.condition for part in ("spatial", "freq"))
@@ -245,7 +248,7 @@ class FreqDiffUNet(nn.Module):
         for level, project in enumerate(self.project):
             pitch = PITCH * 2**level
             if frequency:
-                maps = project(spectral.window_features(y.float(), pitch).to(dtype))
+                maps = project(spectral.window_features(grey, pitch).to(dtype))
             else:
                 rows, columns = y.shape[2] // pitch, y.shape[3] // pitch
                 maps = y.new_zeros((len(y), self.config.channels[level], rows, columns))
@@ -256,7 +259,7 @@ class FreqDiffUNet(nn.Module):
                 change = F.pixel_unshuffle((anchor - y).to(dtype), PITCH)
                 maps = add_to(self.input_anchor(change), maps)
             levels.append(maps)
-        embedding = self.spectrum(spectral.global_features(y.float()).to(dtype))
+        embedding = self.spectrum(spectral.global_features(grey).to(dtype))
         return ConditionMaps(anchor, tuple(levels), embedding * float(frequency))
 
     def forward(

@@ -93,19 +93,23 @@ class FrameSampler:
         maps = self.denoiser.condition(photo())
         total, done = steps * len(plan.positions), 0
 
-        def denoise(x: Tensor, t: int) -> Tensor:
+        def denoised(x: Tensor, t: int, position: tuple[int, int]) -> Tensor:
             nonlocal done
-            tiles = []
-            for position in plan.positions:
-                tiles.append(self._tile(x, t, maps, plan, position))
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            if len(tiles) == 1:
-                return tiles[0]
+            tile = self._tile(x, t, maps, plan, position)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+            return tile
+
+        def denoise(x: Tensor, t: int) -> Tensor:
+            if len(plan.positions) == 1:
+                return denoised(x, t, plan.positions[0])
+            tiles = x.new_empty((len(plan.positions), 3, *plan.tile))
+            for tile, position in zip(tiles, plan.positions, strict=True):
+                tile.copy_(denoised(x, t, position)[0])
             starts = (list(plan.starts[0]), list(plan.starts[1]))
             return ops.stitch_tiles(
-                torch.cat(tiles), starts, plan.size, margin=plan.margin, channels_last=True
+                tiles, starts, plan.size, margin=plan.margin, channels_last=True
             )[None]
 
         return ddim(denoise, noise(), steps)

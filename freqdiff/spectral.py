@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from freqdiff_kernels import ops
+from freqdiff_kernels.reference import planes
 
 RADIAL_BANDS = 6
 ANGULAR_BANDS = 4
@@ -17,6 +18,15 @@ MAGNITUDE_SCALE = 3.0
 _GLOBAL_WINDOW = 32
 
 
+def grey(photo: Tensor) -> Tensor:
+    """Photo (B, 3, H, W) in [-1, 1] -> the grey one of its luminance, the same shape in [0, 1].
+
+    It has the spectra of the photo and one plane of memory, which its three colours share.
+    """
+    plane = planes(photo, "luma").mul_(0.5).add_(0.5)
+    return plane.expand(-1, 3, -1, -1)
+
+
 def window_features(photo: Tensor, pitch: int) -> Tensor:
     """c_freq at one level of the network: log magnitude, cosine and sine of the phase.
 
@@ -24,14 +34,14 @@ def window_features(photo: Tensor, pitch: int) -> Tensor:
     pixel 0, so a tile that starts at a multiple of `pitch` sees the features of its frame.
 
     Args:
-        photo: (B, 3, H, W) in [-1, 1]; H and W multiples of `pitch`.
+        photo: (B, 3, H, W) in [0, 1], such as that of `grey`; H and W multiples of `pitch`.
         pitch: 4, 8, 16 or 32 pixels.
 
     Returns:
         (B, 6 pitch^2, H / pitch, W / pitch), channels-last in memory; magnitudes scaled to about
         unit range.
     """
-    features = ops.fft_features(photo * 0.5 + 0.5, 2 * pitch, pitch, taper="hann", layout="luma")
+    features = ops.fft_features(photo, 2 * pitch, pitch, taper="hann", layout="luma")
     slots = features.shape[-1] // 3
     features[..., :slots].sub_(math.log(2 * pitch) - 3).mul_(1 / MAGNITUDE_SCALE)
     return features.permute(0, 3, 1, 2)
@@ -41,12 +51,11 @@ def global_features(photo: Tensor) -> Tensor:
     """Mean window power (Welch) of a whole photo in radial and angular bands.
 
     Args:
-        photo: (B, 3, H, W) in [-1, 1], at least one pixel.
+        photo: (B, 3, H, W) in [0, 1], at least one pixel.
 
     Returns:
         (B, 24) log energies scaled to about unit range.
     """
-    photo = photo * 0.5 + 0.5
     bottom, right = -photo.shape[2] % _GLOBAL_WINDOW, -photo.shape[3] % _GLOBAL_WINDOW
     if bottom or right:
         photo = torch.nn.functional.pad(photo, (0, right, 0, bottom), mode="replicate")

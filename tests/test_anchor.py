@@ -11,9 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from toys import WIENER_TOY, photo, random_denoiser
 
-from freqdiff import anchor
+from freqdiff import anchor, spectral
 from freqdiff.anchor import CELL, PSF_RADIUS, PSF_SIDE, BlurField, wiener
+from freqdiff.denoiser import Denoiser
 from freqdiff.model import Condition
+
+
+def blur_of(model: Denoiser, y: Tensor) -> BlurField:
+    """What the model estimates for y (1, 3, H, W) in [-1, 1]."""
+    blur = model.anchor(y, spectral.grey(y))[1]
+    assert blur is not None
+    return blur
 
 
 def line(dy: int, dx: int, length: int) -> Tensor:
@@ -83,12 +91,12 @@ def test_flat_areas_and_means_are_kept() -> None:
 
 def test_memory_bounded_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     y = photo(224, 96)[None] * 2 - 1
-    blur = random_denoiser(WIENER_TOY).anchor(y)[1]
-    assert blur is not None
+    blur = blur_of(random_denoiser(WIENER_TOY), y)
     whole = wiener(y, blur)
     assert float((whole - y).abs().max()) > 1e-2
-    for rows in (1, 3):
-        monkeypatch.setattr(anchor, "_ROWS_AT_ONCE", rows)
+    row = 3 * 64**2 * (96 // CELL)
+    for rows in (2, 4):
+        monkeypatch.setattr(anchor, "_VALUES_AT_ONCE", rows * row)
         torch.testing.assert_close(wiener(y, blur), whole, rtol=0, atol=1e-5)
 
 
@@ -109,7 +117,7 @@ def test_spectra_show_the_length_and_direction_of_motion() -> None:
     smooth = F.avg_pool2d(F.pad(noise, (2,) * 4, mode="reflect"), 5, 1)
     for dy, dx in ((0, 1), (1, 0)):
         y = blurred_by(line(dy, dx, 11), smooth)
-        features = 3 * anchor.spectral.window_features(y, CELL)[:, :2048]
+        features = 3 * spectral.window_features(spectral.grey(y), CELL)[:, :2048]
         cepstrum = anchor._kernel_pictures(features.mean((2, 3)))[0, 0]
         arm = cepstrum[PSF_RADIUS:, PSF_RADIUS] if dy else cepstrum[PSF_RADIUS, PSF_RADIUS:]
         assert int(arm[7:15].argmin()) + 7 == 11
@@ -118,8 +126,7 @@ def test_spectra_show_the_length_and_direction_of_motion() -> None:
 @pytest.mark.parametrize("size", [(32, 32), (32, 160), (160, 96)])
 def test_blur_is_estimated_for_every_cell(size: tuple[int, int]) -> None:
     y = photo(*size)[None] * 2 - 1
-    blur = random_denoiser(WIENER_TOY).anchor(y)[1]
-    assert blur is not None
+    blur = blur_of(random_denoiser(WIENER_TOY), y)
     rows, columns = size[0] // CELL, size[1] // CELL
     assert blur.log_psf.shape == (1, rows, columns, PSF_SIDE**2)
     torch.testing.assert_close(blur.log_psf.exp().sum(-1), torch.ones(1, rows, columns))
@@ -130,8 +137,7 @@ def test_blur_is_estimated_for_every_cell(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("condition", ["freq", "spatial", "freq+spatial"])
 def test_condition_decides_what_the_estimator_sees(condition: Condition) -> None:
     model = random_denoiser(dataclasses.replace(WIENER_TOY, condition=condition))
-    blur = model.requires_grad_(True).anchor(photo(64, 64)[None] * 2 - 1)[1]
-    assert blur is not None
+    blur = blur_of(model.requires_grad_(True), photo(64, 64)[None] * 2 - 1)
     assert model.blur is not None
     blur.log_psf.square().mean().backward()
     seen = [bool(layer.weight.grad.any()) for layer in (model.blur.magnitude, model.blur.input)]
