@@ -9,57 +9,7 @@ from torch import Tensor
 
 from freqdiff_kernels import reference
 from freqdiff_kernels.triton_launch import OPTIONS, cast, compute_dtype, device_of, multiplies
-from freqdiff_kernels.triton_spectrum import basis, load_strip, spectrum
-
-
-@triton.jit
-def place(
-    height,
-    width,
-    batch_stride,
-    plane_stride,
-    LUMA: tl.constexpr,
-    S: tl.constexpr,
-    R: tl.constexpr,
-    N: tl.constexpr,
-):
-    """What a program works on: token (row, column), number of the plane, offset of the plane."""
-    program = tl.program_id(0)
-    across = tl.cdiv(width // S, N)
-    column = program % across * N
-    program = program // across
-    down = tl.cdiv(height // S, R)
-    row = program % down * R
-    plane = program // down
-    if LUMA:
-        return row, column, plane, plane.to(tl.int64) * batch_stride
-    return (
-        row,
-        column,
-        plane,
-        (plane // 3).to(tl.int64) * batch_stride + (plane % 3).to(tl.int64) * plane_stride,
-    )
-
-
-@triton.jit
-def tokens(
-    row,
-    column,
-    plane,
-    height,
-    width,
-    LUMA: tl.constexpr,
-    S: tl.constexpr,
-    R: tl.constexpr,
-    N: tl.constexpr,
-):
-    """Number of (token, plane) in the order of the results, for all windows of the strip."""
-    window = tl.arange(0, R * N)
-    y, x = row + window // N, column + window % N
-    planes: tl.constexpr = 1 if LUMA else 3
-    sample, plane = plane // planes, plane % planes
-    token = (sample.to(tl.int64) * (height // S) + y) * (width // S) + x
-    return token * planes + plane, (y < height // S) & (x < width // S)
+from freqdiff_kernels.triton_spectrum import basis, spectra, tokens
 
 
 @triton.jit
@@ -84,13 +34,12 @@ def _features_kernel(
 ):
     R: tl.constexpr = Q // P
     SLOTS: tl.constexpr = P * P // 2
-    row, column, plane, start = place(height, width, stride_b, stride_c, LUMA, S, R, N)
-    strip = load_strip(
-        image + start,
-        row,
-        column,
+    real, imag, row, column, plane = spectra(
+        image,
+        basis_table,
         height,
         width,
+        stride_b,
         stride_c,
         stride_y,
         stride_x,
@@ -100,8 +49,8 @@ def _features_kernel(
         Q,
         N,
         COMPUTE,
+        PRECISION,
     )
-    real, imag = spectrum(strip, basis_table, P, Q, N, PRECISION)
     power = real * real + imag * imag + tl.full((1, 1), floor * floor, COMPUTE)
     inverse = 1 / tl.sqrt(power)
 
@@ -137,13 +86,12 @@ def _bands_kernel(
 ):
     R: tl.constexpr = Q // P
     SLOTS: tl.constexpr = P * P // 2
-    row, column, plane, start = place(height, width, stride_b, stride_c, LUMA, S, R, N)
-    strip = load_strip(
-        image + start,
-        row,
-        column,
+    real, imag, row, column, plane = spectra(
+        image,
+        basis_table,
         height,
         width,
+        stride_b,
         stride_c,
         stride_y,
         stride_x,
@@ -153,8 +101,8 @@ def _bands_kernel(
         Q,
         N,
         COMPUTE,
+        PRECISION,
     )
-    real, imag = spectrum(strip, basis_table, P, Q, N, PRECISION)
     real, imag = real * real, imag * imag
 
     token, mask = tokens(row, column, plane, height, width, LUMA, S, R, N)

@@ -14,10 +14,8 @@ from freqdiff_kernels.triton_features import (
     fft_bands,
     geometry,
     launch_grid,
-    place,
     precision,
     slot_shares,
-    tokens,
 )
 from freqdiff_kernels.triton_launch import OPTIONS, cast, compute_dtype, device_of, multiplies
 from freqdiff_kernels.triton_spectrum import (
@@ -25,9 +23,9 @@ from freqdiff_kernels.triton_spectrum import (
     GREEN,
     RED,
     basis,
-    load_strip,
-    spectrum,
+    spectra,
     spectrum_backward,
+    tokens,
 )
 
 
@@ -59,13 +57,12 @@ def _windows_kernel(
     """
     R: tl.constexpr = Q // P
     SLOTS: tl.constexpr = P * P // 2
-    row, column, plane, start = place(height, width, stride_b, stride_c, LUMA, S, R, N)
-    strip = load_strip(
-        image + start,
-        row,
-        column,
+    real, imag, row, column, plane = spectra(
+        image,
+        basis_table,
         height,
         width,
+        stride_b,
         stride_c,
         stride_y,
         stride_x,
@@ -75,8 +72,8 @@ def _windows_kernel(
         Q,
         N,
         COMPUTE,
+        PRECISION,
     )
-    real, imag = spectrum(strip, basis_table, P, Q, N, PRECISION)
     token, mask = tokens(row, column, plane, height, width, LUMA, S, R, N)
     parts: tl.constexpr = 2 if BANDS else 3
     source = grad + token[:, None] * (parts * SLOTS) + tl.arange(0, SLOTS)[None, :]

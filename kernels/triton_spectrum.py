@@ -24,7 +24,36 @@ RED, GREEN, BLUE = (tl.constexpr(weight) for weight in reference.LUMA_WEIGHTS)
 
 
 @triton.jit
-def load_strip(
+def _place(
+    height,
+    width,
+    batch_stride,
+    plane_stride,
+    LUMA: tl.constexpr,
+    S: tl.constexpr,
+    R: tl.constexpr,
+    N: tl.constexpr,
+):
+    """What a program works on: token (row, column), number of the plane, offset of the plane."""
+    program = tl.program_id(0)
+    across = tl.cdiv(width // S, N)
+    column = program % across * N
+    program = program // across
+    down = tl.cdiv(height // S, R)
+    row = program % down * R
+    plane = program // down
+    if LUMA:
+        return row, column, plane, plane.to(tl.int64) * batch_stride
+    return (
+        row,
+        column,
+        plane,
+        (plane // 3).to(tl.int64) * batch_stride + (plane % 3).to(tl.int64) * plane_stride,
+    )
+
+
+@triton.jit
+def _load_strip(
     image,
     row,
     column,
@@ -88,7 +117,7 @@ def square(table, Q: tl.constexpr, COLUMNS: tl.constexpr, TRANSPOSED: tl.constex
 
 
 @triton.jit
-def spectrum(
+def _spectrum(
     strip,
     basis,
     P: tl.constexpr,
@@ -136,6 +165,68 @@ def spectrum(
     real += mean * tl.load(response) + poison
     imag += mean * tl.load(response + P * H) + poison
     return real, imag
+
+
+@triton.jit
+def spectra(
+    image,
+    basis_table,
+    height,
+    width,
+    stride_b,
+    stride_c,
+    stride_y,
+    stride_x,
+    LUMA: tl.constexpr,
+    P: tl.constexpr,
+    S: tl.constexpr,
+    Q: tl.constexpr,
+    N: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Real and imaginary slots of the windows of this program, its first token and its plane."""
+    R: tl.constexpr = Q // P
+    row, column, plane, start = _place(height, width, stride_b, stride_c, LUMA, S, R, N)
+    strip = _load_strip(
+        image + start,
+        row,
+        column,
+        height,
+        width,
+        stride_c,
+        stride_y,
+        stride_x,
+        LUMA,
+        P,
+        S,
+        Q,
+        N,
+        COMPUTE,
+    )
+    real, imag = _spectrum(strip, basis_table, P, Q, N, PRECISION)
+    return real, imag, row, column, plane
+
+
+@triton.jit
+def tokens(
+    row,
+    column,
+    plane,
+    height,
+    width,
+    LUMA: tl.constexpr,
+    S: tl.constexpr,
+    R: tl.constexpr,
+    N: tl.constexpr,
+):
+    """Number of (token, plane) in the order of the results, for all windows of the strip."""
+    window = tl.arange(0, R * N)
+    y, x = row + window // N, column + window % N
+    planes: tl.constexpr = 1 if LUMA else 3
+    sample, plane = plane // planes, plane % planes
+    token = (sample.to(tl.int64) * (height // S) + y) * (width // S) + x
+    return token * planes + plane, (y < height // S) & (x < width // S)
 
 
 @triton.jit
