@@ -121,6 +121,25 @@ struct Run {
   int row_length() const { return pitch ? count : count * colours; }
 };
 
+// Asks for pixels that will be read soon: rows of tiles are too short for the processor to see
+// where the next one is. The addresses need not exist. Always inline: GCC drops calls of functions
+// that do nothing else.
+template <typename S>
+FREQDIFF_INLINE void prefetch_pixels(const void* base, const PixelLayout& layout,
+                                     bool is_interleaved, int64_t offset, int colours, int count) {
+  int64_t size = 0;
+  with_stored_type<S>(layout.dtype, [&](auto type) { size = sizeof(type); });
+  const int rows = is_interleaved ? 1 : colours, length = is_interleaved ? count * colours : count;
+  const int line = 64 / int(size);
+  for (int row = 0; row < rows; ++row) {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(base) +
+                            uintptr_t((offset + row * layout.stride_channel) * size);
+    for (int i = 0; i < length; i += line) {
+      __builtin_prefetch(reinterpret_cast<const void*>(begin + uintptr_t(i * size)));
+    }
+  }
+}
+
 template <typename S>
 Run<S> read_pixels(const void* base, const PixelLayout& layout, bool is_interleaved, int64_t offset,
                    int colours, int count, S* buffer) {
@@ -206,6 +225,8 @@ void stitch_rows(const StitchJob& job, int64_t begin, int64_t end) {
                                    tile_row * job.stride_row +
                                    channel * job.tiles_layout.stride_channel +
                                    tile_column * job.tiles_layout.stride_column;
+            prefetch_pixels<S>(job.tiles, job.tiles_layout, read_interleaved,
+                               offset + job.stride_row, colours, count);
             return read_pixels<S>(job.tiles, job.tiles_layout, read_interleaved, offset, colours,
                                   count, buffer);
           };
