@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freqdiff_kernels import native
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SETS = 3
@@ -190,6 +192,7 @@ def poisoned_memory() -> Iterator[None]:
     """Fill uninitialised memory with NaN, so that a result that was not written is noticed."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
+    native.release_memory()
     try:
         yield
     finally:

@@ -7,7 +7,7 @@
 
 #include <string>
 
-#include "kernels.h"
+#include "check.h"
 
 namespace py = pybind11;
 
@@ -48,4 +48,6 @@ PYBIND11_MODULE(_C, module) {
         }
       },
       py::arg("name"), "Use this instruction set from now on, in all threads.");
+  module.def("release_memory", &freqdiff::release_memory,
+             "Free the memory that is kept for the next large result on the CPU.");
 }

@@ -46,6 +46,12 @@ def set_cpu_level(name: str) -> None:
         _extension.set_cpu_level(name)
 
 
+def release_memory() -> None:
+    """Free the block that the CPU kernels keep for their next large result (less than 256 MB)."""
+    if _extension:
+        _extension.release_memory()
+
+
 def has_kernel(name: str, device: str) -> bool:
     """Whether freqdiff::name has a kernel of its own for a device type such as "cpu" or "cuda"."""
     key = {"cpu": "CPU", "cuda": "CUDA"}[device]

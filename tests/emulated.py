@@ -1,9 +1,11 @@
 """Device code of the CUDA kernels, compiled for the CPU by the emulation in cuda_emulation/."""
 
 import ctypes
+import functools
 import os
 import shutil
 import subprocess
+import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,23 +100,37 @@ class Library:
         return result.copy_(tensor)
 
 
-def operation_library(sources: str | Sequence[str], namespace: str, folder: Path) -> Library:
-    """Host and device code of .cu files of csrc/, registered for CPU tensors in `namespace`.
+SOURCES = {
+    "spectra": (
+        *("fft_features.cu", "fft_features_backward.cu", "fft_bands.cu"),
+        *("fft_bands_backward.cu", "../tests/cuda_emulation/band_table.cpp"),
+    ),
+    "attention": ("halo_attention.cu",),
+    "tiles": ("tiles.cu",),
+    "steps": ("ddim_step.cu",),
+}
+
+
+@functools.cache
+def operation_library(name: str) -> Library:
+    """Host and device code of `SOURCES[name]`, registered for tensors on the CPU as the operations
+    of `torch.ops.freqdiff_emulated_NAME`.
 
     What csrc/check_cuda.h declares comes from cuda_emulation/host.
     """
+    namespace = f"freqdiff_emulated_{name}"
     torch_folder = Path(torch.__file__).parent
-    # A copy, because a file finds the headers beside it first.
-    sources = [sources] if isinstance(sources, str) else sources
-    copy = folder / f"{Path(sources[0]).stem}.cpp"
-    copy.write_text("".join((ROOT / "csrc" / source).read_text() for source in sources))
     flags = (
         *(f"-Dfreqdiff={namespace}", "-DTORCH_TARGET_VERSION=0x020b000000000000ull"),
         *(str(ROOT / "csrc" / "empty.cpp"), f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"),
     )
-    for name, schema in SCHEMAS.items():
-        torch.library.define(f"{namespace}::{name}", schema)
-    return Library(copy, folder, flags, (EMULATION / "host", torch_folder / "include"))
+    for operation, schema in SCHEMAS.items():
+        torch.library.define(f"{namespace}::{operation}", schema)
+    with tempfile.TemporaryDirectory() as folder:
+        # A copy, because a file finds the headers beside it first.
+        copy = Path(folder, f"{name}.cpp")
+        copy.write_text("".join((ROOT / "csrc" / source).read_text() for source in SOURCES[name]))
+        return Library(copy, Path(folder), flags, (EMULATION / "host", torch_folder / "include"))
 
 
 def _convert(argument: Tensor | int | float | None) -> object:

@@ -12,15 +12,13 @@ from torch import Tensor
 
 from freqdiff_kernels import autograd, reference_attention
 
-NAMESPACE = "freqdiff_emulated_attention"
-operations = getattr(torch.ops, NAMESPACE)
+operations = torch.ops.freqdiff_emulated_attention
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    folder = tmp_path_factory.mktemp("attention")
-    library = operation_library("halo_attention.cu", NAMESPACE, folder)
-    autograd._register(NAMESPACE)
+def compiled() -> Library:
+    library = operation_library("attention")
+    autograd._register("freqdiff_emulated_attention")
     return library
 
 

@@ -8,17 +8,12 @@ from torch import Tensor
 
 from freqdiff_kernels import gradients, reference
 
-NAMESPACE = "freqdiff_emulated_spectra"
-SOURCES = [
-    *("fft_features.cu", "fft_features_backward.cu", "fft_bands.cu", "fft_bands_backward.cu"),
-    "../tests/cuda_emulation/band_table.cpp",
-]
-operations = getattr(torch.ops, NAMESPACE)
+operations = torch.ops.freqdiff_emulated_spectra
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return operation_library(SOURCES, NAMESPACE, tmp_path_factory.mktemp("spectra"))
+def compiled() -> Library:
+    return operation_library("spectra")
 
 
 def features(

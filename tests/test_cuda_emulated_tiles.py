@@ -8,8 +8,7 @@ from torch import Tensor
 
 from freqdiff_kernels import reference
 
-NAMESPACE = "freqdiff_emulated_tiles"
-operations = getattr(torch.ops, NAMESPACE)
+operations = torch.ops.freqdiff_emulated_tiles
 DTYPES = list(DTYPE_CODES)
 STARTS = ([-3, 15, 30], [0, 20, 41])
 TILE, SIZE = (24, 32), (50, 70)
@@ -17,8 +16,8 @@ Starts = tuple[list[int], list[int]]
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return operation_library("tiles.cu", NAMESPACE, tmp_path_factory.mktemp("tiles"))
+def compiled() -> Library:
+    return operation_library("tiles")
 
 
 def extract(

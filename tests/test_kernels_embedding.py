@@ -1,13 +1,15 @@
 """The operations inside other people's programs: tracing, export, autocast, threads."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from freqdiff_kernels import ops
+from freqdiff_kernels import native, ops
 
 STARTS = ([0, 16], [0, 16])
 
@@ -102,3 +104,49 @@ def test_inference_mode(name: str, image: Tensor) -> None:
     expected = CALLS[name](image)
     with torch.inference_mode():
         assert torch.equal(CALLS[name](image), expected)
+
+
+needs_extension = pytest.mark.skipif(native.status != "loaded", reason="needs the compiled kernels")
+
+
+def large_tiles(value: float) -> Tensor:
+    return ops.extract_tiles(torch.full((3, 1024, 1024), value), (1024, 1024), ([0], [0]))
+
+
+@needs_extension
+def test_memory_of_a_large_result_serves_the_next_one() -> None:
+    first = large_tiles(1.0)
+    address, part = first.data_ptr(), first[0, 0, :2, :2]
+    del first
+    second = large_tiles(2.0)
+    assert second.data_ptr() != address, "somebody still looks at it"
+    assert part.tolist() == [[1, 1], [1, 1]]
+    del part
+    third = large_tiles(3.0)
+    assert third.data_ptr() == address
+    assert bool((third == 3).all() and (second == 2).all())
+
+
+@needs_extension
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="ASan keeps what is freed")
+def test_kept_memory_can_be_released() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    tiles = ops.extract_tiles(torch.zeros(3, 32, 32), (4096, 4096), ([-9], [-9]))
+    size = tiles.nbytes
+    with_tiles = resident()
+    del tiles
+    assert resident() > with_tiles - size / 2
+    native.release_memory()
+    assert resident() < with_tiles - size / 2
+
+
+@needs_extension
+def test_threads_do_not_share_large_results() -> None:
+    def right(value: int) -> bool:
+        return bool((large_tiles(float(value)) == value).all())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, range(40)))

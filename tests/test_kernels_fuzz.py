@@ -1,22 +1,74 @@
-"""Every operation on shapes and options that nobody thought of: the kernel against the reference.
+"""Every operation on shapes and options that nobody thought of: each backend against the reference.
 
 The tolerance is loose on purpose, because the precision is tested elsewhere: what lies in the wrong
 place or was never written is off by more.
 """
 
+import importlib.util
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 import torch
+from emulated import operation_library
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from freqdiff_kernels import native, registry
 
-pytestmark = pytest.mark.skipif(native.status != "loaded", reason="needs the compiled kernels")
+Call = Callable[..., Any]
+Backend = Callable[[str], Iterator[Call]]
 
-kernel = getattr(torch.ops, registry.BACKENDS["default"])
 plain = getattr(torch.ops, registry.BACKENDS["reference"])
-some = settings(derandomize=True, deadline=None, max_examples=40, database=None)
+GPU = torch.cuda.is_available()
+
+
+def on_gpu(operation: Call) -> Call:
+    """The operation, with its tensors on the GPU."""
+    return lambda *arguments: operation(
+        *(value.cuda() if isinstance(value, Tensor) else value for value in arguments)
+    )
+
+
+def cpp(name: str) -> Iterator[Call]:
+    """The compiled kernel with each instruction set."""
+    for level in native.cpu_levels():
+        native.set_cpu_level(level)
+        yield getattr(torch.ops.freqdiff, name)
+
+
+def cuda(name: str) -> Iterator[Call]:
+    yield on_gpu(getattr(torch.ops.freqdiff, name))
+
+
+def cuda_emulated(name: str) -> Iterator[Call]:
+    """The CUDA kernel on the CPU, with its threads in both orders."""
+    family = {"fft": "spectra", "halo": "attention", "ddim": "steps"}
+    source = family.get(name.partition("_")[0], "tiles")
+    library = operation_library(source)
+    for backwards in (False, True):
+        library.set_order(backwards)
+        yield getattr(getattr(torch.ops, f"freqdiff_emulated_{source}"), name)
+
+
+def triton(name: str) -> Iterator[Call]:
+    """The Triton kernel, in its interpreter where there is no GPU."""
+    operation = getattr(getattr(torch.ops, registry.BACKENDS["triton"]), name)
+    yield on_gpu(operation) if GPU else operation
+
+
+def entry(call: Backend, unless: bool, reason: str) -> Any:
+    return pytest.param(call, marks=pytest.mark.skipif(unless, reason=reason), id=call.__name__)
+
+
+BACKENDS = [
+    entry(cpp, native.status != "loaded", "needs the compiled kernels"),
+    entry(cuda, not GPU, "no CUDA device"),
+    entry(cuda_emulated, False, ""),
+    entry(triton, not importlib.util.find_spec("triton"), "needs Triton"),
+]
+some = settings(derandomize=True, deadline=None, max_examples=25, database=None)
 
 floats = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64])
 stored = st.one_of(floats, st.sampled_from([torch.uint8, torch.uint16]))
@@ -43,18 +95,18 @@ def assert_alike(result: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(result, expected, rtol=0, atol=max(0.02 * largest, 1e-3))
 
 
-def on_every_level(operation: str, *arguments: object) -> tuple[Tensor, ...]:
-    """Compare all instruction sets with the reference; returns the result of the last."""
-    expected = getattr(plain, operation)(*arguments)
-    expected = expected if isinstance(expected, tuple) else (expected,)
-    result: tuple[Tensor, ...] = ()
-    for level in native.cpu_levels():
-        native.set_cpu_level(level)
-        got = getattr(kernel, operation)(*arguments)
-        result = got if isinstance(got, tuple) else (got,)
-        for values, same in zip(result, expected, strict=True):
-            assert_alike(values, same)
-    return result
+def agree(backend: Backend, name: str, *arguments: object) -> Any:
+    """Compare a backend with the reference; returns its result."""
+    expected = getattr(plain, name)(*arguments)
+    for call in backend(name):
+        result = call(*arguments)
+        for values, same in zip(as_tuple(result), as_tuple(expected), strict=True):
+            assert_alike(values.cpu(), same)
+    return expected
+
+
+def as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
 
 
 def draw_windows(data: st.DataObject) -> tuple[Tensor, int, int, str, str]:
@@ -68,24 +120,29 @@ def draw_windows(data: st.DataObject) -> tuple[Tensor, int, int, str, str]:
     return image, window, stride, taper, layout
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @some
-@given(st.data())
-def test_fft_features(data: st.DataObject) -> None:
+@given(data=st.data())
+def test_fft_features(backend: Backend, data: st.DataObject) -> None:
     image, *options = draw_windows(data)
     dtype = image.dtype if image.dtype.is_floating_point else torch.float32
-    (result,) = on_every_level("fft_features", image, *options, dtype)
+    result = agree(backend, "fft_features", image, *options, dtype)
     if image.dtype.is_floating_point:
         grad = data.draw(tensors(tuple(result.shape), dtype))
-        on_every_level("fft_features_backward", grad, image, *options)
+        agree(backend, "fft_features_backward", grad, image, *options)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @some
-@given(st.data())
-def test_fft_bands(data: st.DataObject) -> None:
+@given(data=st.data())
+def test_fft_bands(backend: Backend, data: st.DataObject) -> None:
     image, *options = draw_windows(data)
     dtype = image.dtype if image.dtype.is_floating_point else torch.float32
     bands = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
-    on_every_level("fft_bands", image, *options, *bands, dtype)
+    result = agree(backend, "fft_bands", image, *options, *bands, dtype)
+    if image.dtype.is_floating_point:
+        grad = data.draw(tensors(tuple(result.shape), dtype))
+        agree(backend, "fft_bands_backward", grad, image, *options, *bands)
 
 
 def draw_axis(data: st.DataObject) -> tuple[int, list[int], int]:
@@ -99,25 +156,28 @@ def draw_axis(data: st.DataObject) -> tuple[int, list[int], int]:
     return tile, starts, size
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @some
-@given(st.data())
-def test_tiles(data: st.DataObject) -> None:
+@given(data=st.data())
+def test_tiles(backend: Backend, data: st.DataObject) -> None:
     (height, ys, rows), (width, xs, columns) = draw_axis(data), draw_axis(data)
     channels = data.draw(st.integers(0, 20))
     image = data.draw(tensors((channels, rows, columns), data.draw(stored)))
     finish = data.draw(stored), data.draw(st.sampled_from([1.0, 2.0])), 0.25
-    (tiles,) = on_every_level("extract_tiles", image, [height, width], ys, xs, *finish)
+    tiles = agree(backend, "extract_tiles", image, [height, width], ys, xs, *finish)
     tiles = data.draw(tensors(tuple(tiles.shape), tiles.dtype))
     last = data.draw(st.booleans())
-    on_every_level("stitch_tiles", tiles, ys, xs, [rows, columns], 0, *finish, last)
+    agree(backend, "stitch_tiles", tiles, ys, xs, [rows, columns], 0, *finish, last)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @some
-@given(st.data())
-def test_halo_attention(data: st.DataObject) -> None:
-    window = data.draw(st.integers(1, 9))
+@given(data=st.data())
+def test_halo_attention(backend: Backend, data: st.DataObject) -> None:
+    window = data.draw(st.one_of(st.integers(1, 9), st.sampled_from([8, 16])))
     halo = data.draw(st.integers(0, window))
-    heads, depth = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 36))
+    heads = data.draw(st.integers(1, 3))
+    depth = data.draw(st.one_of(st.integers(1, 36), st.sampled_from([16, 32, 64, 128])))
     shape = (data.draw(st.integers(0, 2)), data.draw(sizes), data.draw(sizes), heads, depth)
     dtype = data.draw(floats)
     q, k, v, grad = (data.draw(tensors(shape, dtype)) for _ in range(4))
@@ -125,13 +185,14 @@ def test_halo_attention(data: st.DataObject) -> None:
     bias = data.draw(st.one_of(st.none(), tensors((heads, span, span), data.draw(floats))))
     origin = [data.draw(st.integers(-30, 30)) for _ in range(2)]
     options = (window, halo, data.draw(st.floats(0.1, 1)), origin)
-    forward = on_every_level("halo_attention", q, k, v, bias, *options)
-    on_every_level("halo_attention_backward", grad, q, k, v, bias, *forward, *options)
+    forward = agree(backend, "halo_attention", q, k, v, bias, *options)
+    agree(backend, "halo_attention_backward", grad, q, k, v, bias, *forward, *options)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @some
-@given(st.data())
-def test_ddim_step(data: st.DataObject) -> None:
+@given(data=st.data())
+def test_ddim_step(backend: Backend, data: st.DataObject) -> None:
     shape = (
         data.draw(st.integers(0, 3)),
         data.draw(st.integers(1, 5)),
@@ -140,5 +201,5 @@ def test_ddim_step(data: st.DataObject) -> None:
     x, f = (data.draw(tensors(shape, data.draw(floats))) for _ in range(2))
     y = data.draw(st.one_of(st.none(), tensors(shape, data.draw(floats))))
     coefficients = data.draw(tensors((shape[0], 5), torch.float32))
-    (result,) = on_every_level("ddim_step", x, f, y, coefficients, data.draw(st.booleans()))
+    result = agree(backend, "ddim_step", x, f, y, coefficients, data.draw(st.booleans()))
     assert result.stride() == torch.empty_like(x).stride()
