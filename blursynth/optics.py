@@ -1,10 +1,7 @@
-"""Blur as transfer functions of kernels on the pixel grid, on any device.
+"""The lens, as kernels on the pixel grid and their transfer functions, on any device.
 
-A path of shifts becomes a kernel by splitting each shift between its four nearest pixels, a
-defocus disk one with an edge of one pixel: kernels without negative values. (Exact fractional
-shifts, exp(-2 pi i f d), ring at hard edges; a real camera does not, and a deblurrer would read the
-blur off the ringing.) Blur that varies over the frame is interpolated between the four corners of
-each block (efficient filter flow, Hirsch et al. 2010).
+No kernel has negative values: exact fractional shifts, exp(-2 pi i f d), ring at hard edges; a real
+camera does not, and a deblurrer would read the blur off the ringing.
 """
 
 from __future__ import annotations
@@ -14,112 +11,114 @@ import math
 import torch
 from torch import Tensor
 
+_SMALLEST_TAP = 1e-5
+"""Of the largest: less is rounding of the Fourier transform, and zeros cost no time."""
 
-def rotation_displacements(rotations: Tensor, points: Tensor, focal_px: Tensor) -> Tensor:
-    """Where the homographies K R K^-1 move image points.
+
+def aperture_kernel(
+    diameter_px: Tensor,
+    radius: int,
+    *,
+    blades: Tensor | None = None,
+    turn: Tensor | None = None,
+    cat_eye: Tensor | None = None,
+) -> Tensor:
+    """Image of a point out of focus: the aperture, as large as its circle of confusion.
 
     Args:
-        rotations: (B, N, 3) pitch, yaw, roll in radians, small angles composed as Rz Ry Rx.
-        points: (B, K, 2) pixel positions (y, x) relative to the principal point.
-        focal_px: (B,) focal length in pixels.
+        diameter_px: (...) signed circle of confusion in pixels (thin lens, `Camera`); negative in
+            front of the focus, where the image of the aperture stands upside down.
+        radius: of the kernels in pixels.
+        blades: (...) number of straight edges, 0 for a round aperture. A polygon has the area of
+            the disk, because area is what the f-number counts.
+        turn: (...) angle of the polygon in radians.
+        cat_eye: (..., 2) shift (dy, dx) of the lens barrel's edge, in radii of the aperture, which
+            cuts the aperture towards the corners of the frame; 0 is no cut.
 
     Returns:
-        (B, K, N, 2) displacements (dy, dx) in pixels.
+        (..., 2 radius + 1, 2 radius + 1), each with sum 1.
     """
-    pitch, yaw, roll = rotations[:, None].unbind(-1)
-    y, x = (points[:, :, None] / focal_px[:, None, None, None]).unbind(-1)
-    y1 = y * pitch.cos() - pitch.sin()
-    z1 = y * pitch.sin() + pitch.cos()
-    x2 = x * yaw.cos() + z1 * yaw.sin()
-    z2 = z1 * yaw.cos() - x * yaw.sin()
-    x3 = x2 * roll.cos() - y1 * roll.sin()
-    y3 = x2 * roll.sin() + y1 * roll.cos()
-    moved = torch.stack((y3 / z2, x3 / z2), -1)
-    return (moved - torch.stack((y, x), -1)) * focal_px[:, None, None, None]
+    line = torch.arange(-radius, radius + 1, device=diameter_px.device, dtype=diameter_px.dtype)
+    sign = torch.where(diameter_px < 0, -1.0, 1.0)[..., None, None]
+    y, x = sign * line[:, None], sign * line
+    # An edge that falls over one pixel adds 5/12 of a square pixel to the second moment of a disk.
+    size = (0.25 * diameter_px**2 - 5 / 12).clamp_min(0).sqrt()[..., None, None]
+    outside = torch.hypot(y, x) - size
+    if blades is not None and bool((blades > 0).any()):
+        turned = torch.zeros_like(diameter_px) if turn is None else turn
+        polygon = _polygon_distance(y, x, size, blades, turned)
+        outside = torch.where(blades[..., None, None] > 0, polygon, outside)
+    if cat_eye is not None:
+        shift = cat_eye[..., None, None] * size[..., None, :, :]
+        barrel = torch.hypot(y - shift[..., 0, :, :], x - shift[..., 1, :, :]) - size
+        cut = (cat_eye != 0).any(-1)[..., None, None]
+        outside = torch.where(cut, torch.maximum(outside, barrel), outside)
+    kernel = (0.5 - outside).clamp(0, 1)
+    normal: Tensor = kernel / kernel.sum((-2, -1), keepdim=True)
+    return normal
 
 
-def path_transfer(displacements: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
-    """Transfer function of a motion path.
+def _polygon_distance(y: Tensor, x: Tensor, size: Tensor, blades: Tensor, turn: Tensor) -> Tensor:
+    """Signed distance in pixels from the edges of regular polygons with the area of a disk."""
+    count = blades.clamp_min(3)[..., None, None]
+    step = 2 * math.pi / count
+    apothem = size * (step.cos() + 1).div(2).sqrt() * (2 * math.pi / (count * step.sin())).sqrt()
+    angle = torch.atan2(y, x) - turn[..., None, None]
+    # Every direction is turned into the sector of the edge that it meets.
+    folded = torch.remainder(angle + step / 2, step) - step / 2
+    return torch.hypot(y, x) * folded.cos() - apothem
+
+
+def diffraction_transfer(cutoff: Tensor, size: tuple[int, int]) -> Tensor:
+    """Transfer function of a round aperture's diffraction (Goodman, Fourier Optics, section 6.4).
 
     Args:
-        displacements: (..., N, 2) shifts (dy, dx) in pixels.
-        weights: (..., N) share of the exposure spent at each shift, summing to 1.
-        size: (H, W) of the spectrum's image.
-
-    Returns:
-        complex (..., H, W // 2 + 1).
-    """
-    device, dtype = displacements.device, displacements.dtype
-    fy = torch.fft.fftfreq(size[0], device=device, dtype=dtype)
-    fx = torch.fft.rfftfreq(size[1], device=device, dtype=dtype)
-    dy, dx = displacements.unbind(-1)
-    return (weights[..., None, :] * _shift_transfer(fy, dy)) @ _shift_transfer(fx, dx).mT
-
-
-def _shift_transfer(frequency: Tensor, shift: Tensor) -> Tensor:
-    """Transfer (..., F, N) of shifts (..., N) along one axis, split between two pixels each."""
-    whole = shift.floor()
-    part = (shift - whole)[..., None, :]
-    turn = -2j * math.pi * frequency[:, None]
-    return torch.exp(turn * whole[..., None, :]) * (1 - part + part * torch.exp(turn))
-
-
-def disk_transfer(diameter_px: Tensor, sigma_px: Tensor, size: tuple[int, int]) -> Tensor:
-    """Transfer function of a defocus disk and a Gaussian softness.
-
-    Args:
-        diameter_px: (...) circle of confusion in pixels, >= 0.
-        sigma_px: (...) standard deviation of the Gaussian in pixels, >= 0.
+        cutoff: (...) cycles per pixel beyond which nothing passes: pixel pitch / (lambda N);
+            infinite for no diffraction.
         size: (H, W) of the spectrum's image.
 
     Returns:
         real (..., H, W // 2 + 1), 1 at frequency zero.
     """
-    device, dtype = diameter_px.device, diameter_px.dtype
-    fy = torch.fft.fftfreq(size[0], device=device, dtype=dtype)
-    fx = torch.fft.rfftfreq(size[1], device=device, dtype=dtype)
-    y, x = (n * torch.fft.fftfreq(n, device=device, dtype=dtype) for n in size)
-    distance = torch.hypot(y[:, None], x)
-    # An edge that falls over one pixel adds 5/12 of a square pixel to the second moment of a disk.
-    radius = (0.25 * diameter_px**2 - 5 / 12).clamp_min(0).sqrt()
-    disk = (radius[..., None, None] + 0.5 - distance).clamp(0, 1)
-    transfer: Tensor = torch.fft.rfft2(disk / disk.sum((-2, -1), keepdim=True)).real
-    softness = torch.exp(
-        -2 * (math.pi * sigma_px[..., None, None] * torch.hypot(fy[:, None], fx)) ** 2
-    )
-    return transfer * softness
+    share = (_frequency(size, cutoff) / cutoff[..., None, None]).clamp(max=1)
+    transfer: Tensor = 2 / math.pi * (share.acos() - share * (1 - share**2).sqrt())
+    return transfer
 
 
-def corner_weights(size: tuple[int, int], margin: int, device: torch.device) -> Tensor:
-    """Bilinear weights (4, H, W) of the corners (top left, top right, bottom left, bottom right).
-
-    The corners are those of the block without its margin, so that neighbouring blocks agree on
-    their common edge.
-    """
-    v, u = (
-        (torch.arange(length, device=device, dtype=torch.float32) + 0.5 - margin)
-        / (length - 2 * margin)
-        for length in size
-    )
-    v = v[:, None]
-    return torch.stack(((1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u))
+def softness_transfer(sigma_px: Tensor, size: tuple[int, int]) -> Tensor:
+    """Transfer function (..., H, W // 2 + 1) of Gaussians with `sigma_px` (...)."""
+    frequency = _frequency(size, sigma_px)
+    return torch.exp(-2 * (math.pi * sigma_px[..., None, None] * frequency) ** 2)
 
 
-def apply_transfer(image: Tensor, transfer: Tensor, margin: int) -> Tensor:
-    """Blur a batch by one transfer function, or by four interpolated between the corners.
+def _frequency(size: tuple[int, int], like: Tensor) -> Tensor:
+    """Cycles per pixel (H, W // 2 + 1)."""
+    fy = torch.fft.fftfreq(size[0], device=like.device, dtype=like.dtype)
+    fx = torch.fft.rfftfreq(size[1], device=like.device, dtype=like.dtype)
+    return torch.hypot(fy[:, None], fx)
+
+
+def convolve_kernels(kernel: Tensor, other: Tensor, transfer: Tensor | None = None) -> Tensor:
+    """Kernels one after the other, cut to their common size, without negative values, sum 1.
 
     Args:
-        image: (B, C, H, W) with `margin` pixels around; the margin of the result is meaningless.
-        transfer: (B, K, H, W // 2 + 1) with K = 1 or 4.
-        margin: pixels around that the blur may reach into.
+        kernel, other: (..., 2 r + 1, 2 r + 1), the centre in the middle.
+        transfer: (..., H, W // 2 + 1) of a further blur, for H = W = `transform_size(r)`.
     """
-    spectrum = torch.fft.rfft2(image)
-    size = (image.shape[-2], image.shape[-1])
-    if transfer.shape[1] == 1:
-        blurred: Tensor = torch.fft.irfft2(spectrum * transfer, s=size)
-        return blurred
-    weights = corner_weights(size, margin, image.device)
-    result = torch.zeros_like(image)
-    for corner in range(4):
-        result += weights[corner] * torch.fft.irfft2(spectrum * transfer[:, corner, None], s=size)
-    return result
+    side = kernel.shape[-1]
+    size = transform_size(side // 2)
+    spectrum = torch.fft.rfft2(kernel, s=(size, size)) * torch.fft.rfft2(other, s=(size, size))
+    if transfer is not None:
+        spectrum = spectrum * transfer
+    full = torch.fft.irfft2(spectrum, s=(size, size))
+    middle = slice(side // 2, side // 2 + side)
+    result = full[..., middle, middle]
+    smallest = _SMALLEST_TAP * result.amax((-2, -1), keepdim=True)
+    result = torch.where(result > smallest, result, 0)
+    normal: Tensor = result / result.sum((-2, -1), keepdim=True)
+    return normal
+
+
+def transform_size(radius: int) -> int:
+    """Side of the transform in which two kernels of this radius do not wrap around."""
+    return 4 * radius + 4

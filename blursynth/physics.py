@@ -9,84 +9,96 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blursynth import optics, sensor
+from blursynth import depth, psf, sensor, shot
 from blursynth.camera import Camera
 from blursynth.scene import Recipe, Scene, sample_scene
+from blursynth.shot import Conditions
+from freqdiff_kernels import ops
 
 MARGIN = 32
-"""Pixels around a crop that its blur may reach into."""
+"""Pixels around a crop of the training stream that its blur may reach into."""
+LONGEST_REACH = 160
+"""Pixels that the blur of a whole frame may reach; longer paths are cut there."""
 
-_BLOCK = 192
-_BLOCKS_AT_ONCE = 8
+STEP = 192
+"""Pixels between the kernels of a frame whose blur varies."""
 
 
-def expose(image: Tensor, scene: Scene, origin: Tensor, frame_size: tuple[int, int]) -> Tensor:
+def expose(
+    image: Tensor,
+    scene: Scene,
+    origin: Tensor,
+    margin: int = MARGIN,
+    confusion: Tensor | None = None,
+) -> Tensor:
     """Blur crops by motion and focus; no noise yet.
 
+    Blur that varies over the frame is interpolated between kernels on a grid (efficient filter
+    flow, Hirsch et al. 2010), whose nodes depend on the crop alone where it is at most `STEP`
+    pixels large, else on multiples of `STEP` from its corner.
+
     Args:
-        image: (B, 3, H, W) sRGB in [0, 1], with MARGIN pixels around.
+        image: (B, 3, H, W) sRGB in [0, 1], with `margin` pixels around.
         scene: B exposures on the same device.
-        origin: (B, 2) position (y, x) of the crop without margin in its frame, in pixels.
-        frame_size: height and width of the frames that the crops are from.
+        origin: (B, 2) position (y, x) in the frame, in pixels, of the crop without margin.
+        margin: pixels around a crop that its blur reaches into; what would come from farther off
+            comes from there.
+        confusion: (B, 1, H, W) circle of confusion of each pixel, from a depth map, instead of
+            `scene.defocus_px`; for one exposure only (B = 1).
 
     Returns:
-        (B, 3, H - 2 MARGIN, W - 2 MARGIN): linear light, or sRGB where `scene.signal_domain`;
+        (B, 3, H - 2 margin, W - 2 margin): linear light, or sRGB where `scene.signal_domain`;
         both may exceed [0, 1].
     """
-    size = (image.shape[-2], image.shape[-1])
-    inner = image.new_tensor([size[0] - 2 * MARGIN, size[1] - 2 * MARGIN])
-    unit = image.new_tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    centre = image.new_tensor(frame_size) / 2
-    corners = origin[:, None] + unit * inner - centre
-    if not bool(scene.rotations.any()):
-        corners = corners[:, :1]
     signal = scene.signal_domain[:, None, None, None] > 0
     linear = sensor.srgb_to_linear(image) ** scene.tone[:, None, None, None]
     linear = sensor.restore_highlights(linear, scene.highlight_gain)
     light = torch.where(signal, image, linear)
-    path = optics.rotation_displacements(scene.rotations, corners, scene.focal_px)
-
-    blur = _transfer(scene, path, scene.defocus_px[:, 0], size)
-    result = optics.apply_transfer(light, blur, MARGIN)
+    size = (image.shape[-2] - 2 * margin, image.shape[-1] - 2 * margin)
+    step = min(STEP, max(size))
+    if confusion is None:
+        result = _filter(light, scene, origin, step, margin, front=False)
+    else:
+        result = _filter_layers(light, scene, origin, step, margin, confusion)
     if scene.has_layer:
-        mask = front_mask(scene, origin - MARGIN, size)
+        mask = front_mask(scene, origin - margin, (image.shape[-2], image.shape[-1]))
         layer = torch.cat((light * mask, mask), 1)
-        shifted = path + scene.object_shift[:, None]
-        front = _transfer(scene, shifted, scene.defocus_px[:, 1], size)
-        layer = optics.apply_transfer(layer, front, MARGIN)
+        layer = _filter(layer, scene, origin, step, margin, front=True)
         result = result * (1 - layer[:, 3:]) + layer[:, :3]
-    return result[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+    return result
 
 
-def point_spread(scene: Scene, points: Tensor, radius: int) -> Tensor:
-    """Kernels of the background's blur at some points of the frame, in the plane of the sensor.
-
-    Args:
-        scene: B exposures.
-        points: (B, 2) positions (y, x) relative to the middle of the frame, in pixels.
-        radius: of the kernels in pixels; what lies beyond is cut off.
-
-    Returns:
-        (B, 2 radius + 1, 2 radius + 1), each with sum 1.
-    """
-    size = (4 * MARGIN, 4 * MARGIN)
-    path = optics.rotation_displacements(scene.rotations, points[:, None], scene.focal_px)
-    transfer = _transfer(scene, path, scene.defocus_px[:, 0], size)[:, 0]
-    kernels = torch.fft.fftshift(torch.fft.irfft2(transfer, s=size), dim=(-2, -1))
-    inner = slice(size[0] // 2 - radius, size[0] // 2 + radius + 1)
-    kernels = kernels[:, inner, inner].clamp_min(0)
-    normal: Tensor = kernels / kernels.sum((1, 2), keepdim=True)
-    return normal
-
-
-def _transfer(
-    scene: Scene, displacements: Tensor, defocus: Tensor, size: tuple[int, int]
+def _filter(
+    image: Tensor, scene: Scene, origin: Tensor, step: int, margin: int, front: bool
 ) -> Tensor:
-    """Transfer functions (B, K, H, W // 2 + 1) of paths (B, K, N, 2) out of focus by (B,) px."""
-    limited = displacements.clamp(-MARGIN, MARGIN)
-    weights = scene.weights[:, None].expand(limited.shape[:-1])
-    disk = optics.disk_transfer(defocus, scene.softness_px, size)
-    return optics.path_transfer(limited, weights, size) * disk[:, None]
+    """Blur by the kernels of a grid of nodes, or by one where the blur is the same everywhere."""
+    rows, columns = (-(-(side - 2 * margin) // step) + 1 for side in image.shape[-2:])
+    if not psf.varies(scene):
+        rows = columns = 1
+    grid = [torch.arange(count, device=image.device) * step for count in (rows, columns)]
+    nodes = origin[:, None, None] + torch.stack(torch.meshgrid(*grid, indexing="ij"), -1)
+    kernels = psf.kernels_at(scene, nodes.flatten(1, 2), margin, front=front)
+    return ops.filter_grid(image, kernels.unflatten(1, (rows, columns)), step)
+
+
+def _filter_layers(
+    image: Tensor, scene: Scene, origin: Tensor, step: int, margin: int, confusion: Tensor
+) -> Tensor:
+    """Blur the layers of a scene and lay them over each other, near ones above far ones.
+
+    What a blurred near layer lets through behind its edge was hidden in the photo: it takes the
+    colours of what is seen there.
+    """
+    inner = (slice(None), slice(None), slice(margin, -margin), slice(margin, -margin))
+    result = torch.zeros_like(image[inner])
+    free = torch.ones_like(result[:, :1])
+    for diameter, opacity in depth.layers(confusion):
+        focused = dataclasses.replace(scene, defocus_px=scene.defocus_px * 0 + diameter)
+        layer = torch.cat((image * opacity, opacity), 1)
+        layer = _filter(layer, focused, origin, step, margin, front=False)
+        result += free * layer[:, :3]
+        free *= 1 - layer[:, 3:]
+    return result / (1 - free)
 
 
 def front_mask(scene: Scene, origin: Tensor, size: tuple[int, int]) -> Tensor:
@@ -126,42 +138,48 @@ def develop(light: Tensor, scene: Scene, generator: torch.Generator) -> Tensor:
     return image
 
 
-def blur_frame(image: Tensor, scene: Scene, generator: torch.Generator) -> Tensor:
-    """Blur a whole frame, block by block; the blocks meet without seams.
+def blur_frame(
+    image: Tensor,
+    scene: Scene,
+    generator: torch.Generator,
+    confusion: Tensor | None = None,
+) -> Tensor:
+    """Blur a whole frame.
 
     Args:
         image: (3, H, W) sRGB in [0, 1].
         scene: one exposure (a batch of one).
         generator: source of the noise, on the device of `image`.
+        confusion: (H, W) circle of confusion of each pixel, instead of `scene.defocus_px`.
 
     Returns:
         (3, H, W) sRGB in [0, 1] on 256 levels.
     """
-    height, width = image.shape[-2:]
-    rows, columns = -(-height // _BLOCK), -(-width // _BLOCK)
-    bottom, right = rows * _BLOCK - height + MARGIN, columns * _BLOCK - width + MARGIN
-    padded = F.pad(image[None], (MARGIN, right, MARGIN, bottom), mode="replicate")[0]
-    light = torch.empty_like(padded[:, : rows * _BLOCK, : columns * _BLOCK])
-    starts = [(r * _BLOCK, c * _BLOCK) for r in range(rows) for c in range(columns)]
-    span = _BLOCK + 2 * MARGIN
-    for first in range(0, len(starts), _BLOCKS_AT_ONCE):
-        part = starts[first : first + _BLOCKS_AT_ONCE]
-        crops = torch.stack([padded[:, y : y + span, x : x + span] for y, x in part])
-        scenes = scene.expand(len(part))
-        origins = torch.tensor(part, device=image.device, dtype=torch.float32)
-        blurred = expose(crops, scenes, origins, (height, width))
-        for (y, x), block in zip(part, blurred, strict=True):
-            light[:, y : y + _BLOCK, x : x + _BLOCK] = block
-    return develop(light[None, :, :height, :width], scene, generator)[0]
+    most = scene.defocus_px if confusion is None else confusion.abs().amax().expand(1, 2)
+    reach = psf.reach_px(dataclasses.replace(scene, defocus_px=most))
+    margin = min(reach, LONGEST_REACH)
+    padded = F.pad(image[None], (margin,) * 4, mode="replicate")
+    if confusion is not None:
+        confusion = F.pad(confusion[None, None], (margin,) * 4, mode="replicate")
+    light = expose(padded, scene, image.new_zeros(1, 2), margin, confusion)
+    return develop(light, scene, generator)[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Synthesis:
-    """A synthesised photo: `blurred` (3, H, W) sRGB in [0, 1], and what made it."""
+    """A synthesised photo and what made it.
+
+    Attributes:
+        blurred: (3, H, W) sRGB in [0, 1].
+        camera: the settings that were used.
+        scene: what happened during the exposure.
+        field: how the photo is blurred where.
+    """
 
     blurred: Tensor
     camera: Camera
     scene: Scene
+    field: psf.BlurField
 
 
 def synthesize(
@@ -170,25 +188,48 @@ def synthesize(
     *,
     seed: int = 0,
     recipe: Recipe | None = None,
+    conditions: Conditions | None = None,
+    depth_m: Tensor | None = None,
 ) -> Synthesis:
     """Make a realistic blurred photo from a sharp one.
 
+    With a camera, or conditions, or a depth map, the blur is what these settings cause; without
+    any of them a camera is drawn at random and the extent of the blur by the `recipe`.
+
     Args:
         sharp: (3, H, W) sRGB in [0, 1], on any device.
-        camera: settings of the exposure; drawn at random without.
+        camera: settings of the exposure.
         seed: the same seed gives the same photo.
-        recipe: how strongly to blur; the default never returns an unblurred photo.
+        recipe: how strongly to blur, in pixels; the default never returns an unblurred photo.
+        conditions: what the blur depends on beside the camera.
+        depth_m: (H, W) distance of each pixel in metres, see `depth.read_depth`; instead of
+            `conditions.distance_m`.
 
     Raises:
-        ValueError: `sharp` is not a (3, H, W) floating-point image.
+        ValueError: `sharp` is not a (3, H, W) floating-point image, the depth map has another
+            size, or a recipe is given beside conditions or depth.
     """
     if sharp.ndim != 3 or sharp.shape[0] != 3 or not sharp.is_floating_point():
         raise ValueError(
             f"sharp is {sharp.dtype} {tuple(sharp.shape)}, expected a floating-point (3, H, W)."
         )
+    size = (sharp.shape[-2], sharp.shape[-1])
+    if depth_m is not None and depth_m.shape != size:
+        raise ValueError(f"depth_m is {tuple(depth_m.shape)}, expected {size} as the photo.")
+    if recipe is not None and (conditions is not None or depth_m is not None):
+        raise ValueError("recipe decides the blur in pixels; give it, or conditions and depth_m.")
+    physical = recipe is None and (camera, conditions, depth_m) != (None, None, None)
     rng = np.random.default_rng(seed)
     camera = camera or Camera.sample(rng)
-    recipe = recipe or dataclasses.replace(Recipe(), unblurred=0.0)
-    scene = sample_scene(rng, camera, sharp.shape[-1], recipe).map(lambda v: v.to(sharp.device))
+    if physical:
+        scene = shot.take(rng, camera, size, conditions or Conditions())
+    else:
+        recipe = recipe or dataclasses.replace(Recipe(), unblurred=0.0)
+        scene = sample_scene(rng, camera, size, recipe)
+    scene = scene.map(lambda values: values.to(sharp.device))
+    confusion = None
+    if depth_m is not None:
+        confusion = depth.confusion_px(camera, depth_m.to(sharp.device), size[1])
     generator = torch.Generator(sharp.device).manual_seed(int(rng.integers(2**62)))
-    return Synthesis(blur_frame(sharp.float(), scene, generator), camera, scene)
+    blurred = blur_frame(sharp.float(), scene, generator, confusion)
+    return Synthesis(blurred, camera, scene, psf.blur_field(scene, confusion))

@@ -52,11 +52,19 @@ class Scene:
     """A batch of exposures as tensors (B samples, N = 64 instants, M = 6 mask waves).
 
     Attributes:
+        frame_size: (B, 2) height and width of the frame in pixels; its middle is the optical axis.
         rotations: (B, N, 3) camera rotation pitch, yaw, roll in radians, weighted mean 0.
+        shutter: (B,) exposure over the time that `rotations` spans: 1 for a global shutter, less
+            for one that rolls from the first row to the last.
         weights: (B, N) share of the light that each instant collects, sum 1.
         focal_px: (B,) focal length in pixels.
         object_shift: (B, N, 2) own motion (dy, dx) of the front layer in pixels.
-        defocus_px: (B, 2) circle of confusion of background and front layer.
+        defocus_px: (B, 2) circle of confusion of background and front layer, negative in front of
+            the focus.
+        blades, blade_turn: (B,) straight edges of the aperture (0: round), and their angle.
+        cat_eye: (B,) how far the lens barrel cuts into the aperture in the frame's corners, in
+            radii of the aperture.
+        cutoff: (B,) cycles per pixel beyond which diffraction passes nothing; infinite: none.
         softness_px: (B,) sigma of the lens softness.
         mask_waves: (B, M, 4) frequency y, x (cycles per pixel), phase, amplitude of the front
             layer's shape; amplitude 0 everywhere and bias -inf where there is no layer.
@@ -68,11 +76,17 @@ class Scene:
         jpeg_subsample: 4:2:0 colour for the whole batch.
     """
 
+    frame_size: Tensor
     rotations: Tensor
+    shutter: Tensor
     weights: Tensor
     focal_px: Tensor
     object_shift: Tensor
     defocus_px: Tensor
+    blades: Tensor
+    blade_turn: Tensor
+    cat_eye: Tensor
+    cutoff: Tensor
     softness_px: Tensor
     mask_waves: Tensor
     mask_bias: Tensor
@@ -102,8 +116,10 @@ class Scene:
         return bool(torch.isfinite(self.mask_bias).any())
 
 
-def sample_scene(rng: np.random.Generator, camera: Camera, width_px: int, recipe: Recipe) -> Scene:
-    """Draw one exposure (a batch of one) with `camera` on a frame `width_px` pixels wide.
+def sample_scene(
+    rng: np.random.Generator, camera: Camera, frame_size: tuple[int, int], recipe: Recipe
+) -> Scene:
+    """Draw one exposure (a batch of one) with `camera` on a frame of (height, width) pixels.
 
     The settings give focal length, exposure time and ISO; the recipe gives the extent of the blur
     in pixels, and the angular speed of the hand follows from it: px = f_px * omega * t.
@@ -111,6 +127,7 @@ def sample_scene(rng: np.random.Generator, camera: Camera, width_px: int, recipe
     kinds = ("shake", "video", "defocus", "mixed", "unblurred")
     odds = np.array([getattr(recipe, kind) for kind in kinds])
     kind = kinds[int(rng.choice(len(kinds), p=odds / odds.sum()))]
+    width_px = frame_size[1]
     focal_px = camera.focal_px(width_px)
     weights = _instants(rng, frames=kind == "video")
     rotations = np.zeros((PATH_POINTS, 3))
@@ -150,11 +167,17 @@ def sample_scene(rng: np.random.Generator, camera: Camera, width_px: int, recipe
         return torch.as_tensor(np.asarray(value), dtype=torch.float32)[None]
 
     return Scene(
+        frame_size=tensor(frame_size),
         rotations=tensor(rotations),
+        shutter=tensor(1.0),
         weights=tensor(weights),
         focal_px=tensor(focal_px),
         object_shift=tensor(shift),
         defocus_px=tensor(defocus),
+        blades=tensor(0.0),
+        blade_turn=tensor(0.0),
+        cat_eye=tensor(0.0),
+        cutoff=tensor(math.inf),
         softness_px=tensor(maybe(softness, 0.1, recipe.max_softness_px)),
         mask_waves=tensor(waves),
         mask_bias=tensor(rng.normal(0, 20) if layered else -math.inf),

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from blursynth.camera import Camera
-from blursynth.physics import MARGIN, develop, expose, point_spread
+from blursynth.physics import MARGIN, develop, expose
+from blursynth.psf import point_spread
 from blursynth.scene import Recipe, Scene, sample_scene, stack_scenes
 from freqdiff.anchor import PSF_RADIUS
 from freqdiff.errors import TrainingError
@@ -97,7 +98,7 @@ class SharpBlock:
 
     Attributes:
         crops: uint8 (N, side, side, 3) with MARGIN pixels around.
-        origins: float (N, 2) position of the crops relative to the middle of their frames.
+        origins: float (N, 2) position (y, x) of the crops without margin in their frames.
         scenes: exposures of each chunk of crops.
         seeds: of the noise of each chunk.
     """
@@ -118,7 +119,7 @@ class SharpBlock:
             generator = torch.Generator(device).manual_seed(seed)
             with torch.no_grad():
                 origin = self.origins[part].to(device)
-                light = expose(image, scene, origin, (0, 0))
+                light = expose(image, scene, origin)
                 blurred = develop(light, scene, generator)
                 sharp = image[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
                 psf = point_spread(scene, origin + sharp.shape[-1] / 2, PSF_RADIUS)
@@ -162,9 +163,9 @@ class PairBlocks(Dataset[_Item]):
         for index in range(self.config.pairs_per_block):
             rng = np.random.default_rng([self.config.seed, block, index])
             crop, origin, frame = self._sharp_crop(rng)
-            scenes.append(sample_scene(rng, _shaky_camera(rng), frame[1], self.config.recipe))
+            scenes.append(sample_scene(rng, _shaky_camera(rng), frame, self.config.recipe))
             crops.append(crop)
-            origins.append((origin[0] - frame[0] / 2, origin[1] - frame[1] / 2))
+            origins.append(origin)
             if len(scenes) == _CHUNK or index + 1 == self.config.pairs_per_block:
                 chunks.append(stack_scenes(scenes))
                 seeds.append(int(rng.integers(2**62)))

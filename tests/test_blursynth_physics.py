@@ -21,7 +21,8 @@ WIDE = Camera(focal_mm=14, sensor_width_mm=36)
 
 
 def draw(recipe: Recipe, seed: int = 0, camera: Camera = TELE, width: int = 3840) -> Scene:
-    return sample_scene(np.random.default_rng(seed), camera, width, recipe)
+    size = (width * 9 // 16, width)
+    return sample_scene(np.random.default_rng(seed), camera, size, recipe)
 
 
 def kind(name: str, **changes: float) -> Recipe:
@@ -46,7 +47,7 @@ def test_light_is_kept(name: str) -> None:
     for seed in range(4):
         recipe = kind(name, signal_domain=0, softness=1, max_motion_px=30, max_defocus_px=12)
         scene = draw(recipe, seed)
-        result = expose(with_margin(patch), scene, torch.zeros(1, 2), (size, size))[0]
+        result = expose(with_margin(patch), scene, torch.zeros(1, 2))[0]
         torch.testing.assert_close(result.sum((1, 2)), light, rtol=1e-4, atol=0)
         assert float((result - sensor.srgb_to_linear(patch)).abs().max()) > 0.02
 
@@ -59,14 +60,14 @@ def test_signal_domain_averages_after_the_tone_curve() -> None:
     middle = []
     for signal in (0.0, 1.0):
         scene = dataclasses.replace(motion, signal_domain=torch.tensor([signal]))
-        light = expose(halves, scene, torch.zeros(1, 2), (64, 128))
+        light = expose(halves, scene, torch.zeros(1, 2))
         image = develop(light, scene, noise_source())
         middle.append(float(image.mean()))
     # In signal the mean of the picture stays, in light the edge's blend is brighter than its mean.
     assert middle[1] == pytest.approx(0.5, abs=0.02)
     assert middle[0] > middle[1] + 0.01
     scene = dataclasses.replace(motion, tone=torch.tensor([1.6]))
-    light = expose(halves, scene, torch.zeros(1, 2), (64, 128))
+    light = expose(halves, scene, torch.zeros(1, 2))
     assert float(develop(light, scene, noise_source()).mean()) > middle[0] + 0.01
 
 
@@ -91,7 +92,7 @@ def test_uniform_blur_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch)
     still = dataclasses.replace(draw(recipe), softness_px=torch.tensor([0.7]))
     results = []
     for block in (96, 512):
-        monkeypatch.setattr(physics, "_BLOCK", block)
+        monkeypatch.setattr(physics, "STEP", block)
         results.append(blur_frame(image, still, noise_source()))
     difference = (results[0] - results[1]).abs()
     assert float(difference.max()) <= 1 / 255 + 1e-6
@@ -102,11 +103,11 @@ def test_uniform_blur_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch)
 def test_blocks_meet_without_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strongly varying blur of a soft picture: no jumps at the borders of blocks."""
     block = 96
-    monkeypatch.setattr(physics, "_BLOCK", block)
+    monkeypatch.setattr(physics, "STEP", block)
     scene = draw(kind("shake", min_motion_px=20, max_motion_px=20), camera=WIDE, width=384)
     scene = dataclasses.replace(scene, rotations=scene.rotations * torch.tensor([1, 1, 3.0]))
     waves = torch.rand((3, 384, 384), generator=noise_source(1))
-    soft = optics.disk_transfer(torch.zeros(()), torch.tensor(4.0), (384, 384))
+    soft = optics.softness_transfer(torch.tensor(4.0), (384, 384))
     image = torch.fft.irfft2(torch.fft.rfft2(waves - 0.5) * soft, s=(384, 384)) * 4 + 0.5
     result = blur_frame(image.clamp(0, 1), scene, noise_source())
     for axis in (1, 2):
@@ -119,15 +120,31 @@ def test_blocks_meet_without_seams(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_blur_varies_over_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """Roll blurs the corners and leaves the centre."""
-    monkeypatch.setattr(physics, "_BLOCK", 48)
+    monkeypatch.setattr(physics, "STEP", 48)
     image = torch.rand((3, 288, 288), generator=noise_source(1))
     scene = draw(CALM, width=288)
     roll = torch.zeros(1, scene.weights.shape[1], 3)
     roll[..., 2] = torch.linspace(-0.05, 0.05, roll.shape[1])
-    result = blur_frame(image, dataclasses.replace(scene, rotations=roll), noise_source())
+    scene = dataclasses.replace(scene, rotations=roll, frame_size=torch.full((1, 2), 288.0))
+    result = blur_frame(image, scene, noise_source())
     contrast = result.unfold(1, 32, 32).unfold(2, 32, 32).std((-1, -2)).mean(0)
     assert float(contrast[4, 4]) > 0.2
     assert float(contrast[0, 0]) < 0.5 * float(contrast[4, 4])
+
+
+def test_tiles_of_a_frame_are_the_frame() -> None:
+    """Cut on the grid of kernels, with the margin around, tiles meet exactly."""
+    step = physics.STEP
+    scene = draw(kind("mixed", min_motion_px=14, max_motion_px=14), 2, WIDE, width=3 * step)
+    scene = dataclasses.replace(scene, frame_size=torch.tensor([[2.0 * step, 3.0 * step]]))
+    image = photo(2 * step + 2 * MARGIN, 3 * step + 2 * MARGIN)[None]
+    whole = expose(image, scene, torch.zeros(1, 2))
+    for top, left, height, width in ((0, 0, 1, 2), (1, 0, 1, 3), (0, 2, 2, 1)):
+        y, x, h, w = (step * value for value in (top, left, height, width))
+        part = image[..., y : y + h + 2 * MARGIN, x : x + w + 2 * MARGIN]
+        result = expose(part, scene, torch.tensor([[float(y), float(x)]]))
+        expected = whole[..., y : y + h, x : x + w]
+        torch.testing.assert_close(result, expected, rtol=0, atol=2e-6)
 
 
 def test_batch_equals_one_by_one() -> None:
@@ -145,12 +162,11 @@ def test_batch_equals_one_by_one() -> None:
     names = ["astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field"]
     images = torch.stack([photo(side, side, name) for name in names])
     origins = torch.tensor([[0.0, 0.0], [300, 900], [20, 30], [500, 10], [1000, 3000]])
-    frame = (2160, 3840)
     together = stack_scenes(scenes)
-    light = expose(images, together, origins, frame)
+    light = expose(images, together, origins)
     developed = develop(light, together, noise_source())
     for i, scene in enumerate(scenes):
-        alone = expose(images[i : i + 1], scene, origins[i : i + 1], frame)
+        alone = expose(images[i : i + 1], scene, origins[i : i + 1])
         torch.testing.assert_close(light[i : i + 1], alone, rtol=0, atol=2e-5)
         picture = develop(light[i : i + 1], scene, noise_source())
         assert torch.equal(developed[i : i + 1], picture)

@@ -9,22 +9,22 @@ import pytest
 import torch
 from toys import CALM
 
-from blursynth import optics
+from blursynth import psf
 from blursynth.camera import Camera
 from blursynth.scene import PATH_POINTS, Recipe, Scene, sample_scene, stack_scenes
 
 SHAKE = dataclasses.replace(CALM, shake=1, unblurred=0)
 WIDTH = 3840
+SIZE = (2160, WIDTH)
 
 
 def draw(recipe: Recipe, seed: int = 0, camera: Camera | None = None) -> Scene:
-    return sample_scene(np.random.default_rng(seed), camera or Camera(), WIDTH, recipe)
+    return sample_scene(np.random.default_rng(seed), camera or Camera(), SIZE, recipe)
 
 
 def path_at_centre(scene: Scene) -> torch.Tensor:
     """Displacements (N, 2) of the principal point in pixels."""
-    centre = torch.zeros(1, 1, 2)
-    return optics.rotation_displacements(scene.rotations, centre, scene.focal_px)[0, 0]
+    return psf.camera_path(scene, scene.frame_size[:, None] / 2)[0, 0]
 
 
 @pytest.mark.parametrize("kind", ["shake", "video", "mixed"])
@@ -113,8 +113,8 @@ def test_iso_follows_the_camera_and_the_size_of_the_picture() -> None:
     noisy = dataclasses.replace(CALM, noise=1)
     camera = Camera(iso=1600)
     rng = np.random.default_rng(0)
-    assert float(sample_scene(rng, camera, 6000, noisy).iso) == 1600
-    assert float(sample_scene(rng, camera, 1000, noisy).iso) == 400
+    assert float(sample_scene(rng, camera, (4000, 6000), noisy).iso) == 1600
+    assert float(sample_scene(rng, camera, (700, 1000), noisy).iso) == 400
     assert float(draw(CALM, camera=camera).iso) == 0
 
 

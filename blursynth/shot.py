@@ -1,0 +1,112 @@
+"""An exposure as it follows from the camera's settings, in contrast to `scene.sample_scene`, which
+chooses how far the blur shall reach."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blursynth.camera import Camera
+from blursynth.motion import Hand
+from blursynth.scene import MASK_WAVES, PATH_POINTS, Scene
+
+WAVELENGTH_MM = 550e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What a photo's blur depends on beside the camera's settings; each part can be switched off.
+
+    Attributes:
+        hand: how the camera is held; None: on a tripod.
+        readout_s: time in which a rolling shutter runs over the frame; 0: all rows at once.
+        distance_m: of the scene from the camera where no depth map tells it; None: in focus.
+        cat_eye: how far the lens barrel cuts into the aperture in the frame's corners, in radii.
+        diffraction: whether the aperture bends light.
+        softness_px: sigma of the lens's own blur.
+        highlights: light that the sensor clipped, in white levels, given back before the blur.
+        tone: exponent of the camera's tone curve beyond sRGB's.
+        noise: whether light is counted in photons, at the camera's ISO.
+        jpeg_quality: of the camera's file, 1 to 100; 0: not compressed.
+    """
+
+    hand: Hand | None = dataclasses.field(default_factory=Hand)
+    readout_s: float = 0.0
+    distance_m: float | None = None
+    cat_eye: float = 0.0
+    diffraction: bool = True
+    softness_px: float = 0.0
+    highlights: float = 0.5
+    tone: float = 1.0
+    noise: bool = True
+    jpeg_quality: int = 0
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "readout_s": (0.0, 1.0),
+            "cat_eye": (0.0, 1.5),
+            "softness_px": (0.0, 20.0),
+            "highlights": (0.0, 100.0),
+            "tone": (0.5, 3.0),
+            "jpeg_quality": (0, 100),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"Conditions.{name} is {value}, expected {low:g} to {high:g}.")
+        if self.distance_m is not None and not self.distance_m > 0:
+            raise ValueError(f"Conditions.distance_m is {self.distance_m}, expected above 0.")
+
+
+def take(
+    rng: np.random.Generator,
+    camera: Camera,
+    frame_size: tuple[int, int],
+    conditions: Conditions,
+) -> Scene:
+    """Draw one exposure (a batch of one) of a frame of (height, width) pixels.
+
+    Motion: px = f_px * angle, the angle by the hand's path over the exposure (Whyte et al. 2010).
+    Focus: `Camera.circle_of_confusion_px`. Diffraction: cut-off at pitch / (lambda N).
+    """
+    width_px = frame_size[1]
+    rotations = np.zeros((PATH_POINTS, 3))
+    if conditions.hand is not None:
+        duration = camera.exposure_s + conditions.readout_s
+        rotations = conditions.hand.path(rng, duration, PATH_POINTS)
+        rotations -= rotations.mean(0)
+    defocus = 0.0
+    if conditions.distance_m is not None:
+        defocus = camera.circle_of_confusion_px(conditions.distance_m, width_px)
+    cutoff = math.inf
+    if conditions.diffraction:
+        cutoff = camera.sensor_width_mm / width_px / (WAVELENGTH_MM * camera.f_number)
+
+    def tensor(value: object) -> Tensor:
+        return torch.as_tensor(np.asarray(value), dtype=torch.float32)[None]
+
+    return Scene(
+        frame_size=tensor(frame_size),
+        rotations=tensor(rotations),
+        shutter=tensor(camera.exposure_s / (camera.exposure_s + conditions.readout_s)),
+        weights=tensor(np.full(PATH_POINTS, 1 / PATH_POINTS)),
+        focal_px=tensor(camera.focal_px(width_px)),
+        object_shift=tensor(np.zeros((PATH_POINTS, 2))),
+        defocus_px=tensor([defocus, defocus]),
+        blades=tensor(0.0),
+        blade_turn=tensor(rng.uniform(0, 2 * math.pi)),
+        cat_eye=tensor(conditions.cat_eye),
+        cutoff=tensor(cutoff),
+        softness_px=tensor(conditions.softness_px),
+        mask_waves=tensor(np.zeros((MASK_WAVES, 4))),
+        mask_bias=tensor(-math.inf),
+        signal_domain=tensor(0.0),
+        tone=tensor(conditions.tone),
+        highlight_gain=tensor(conditions.highlights),
+        iso=tensor(camera.iso if conditions.noise else 0.0),
+        jpeg_quality=tensor(float(conditions.jpeg_quality)),
+    )
