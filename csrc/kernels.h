@@ -151,6 +151,43 @@ struct StepJob {
   bool stream;
 };
 
+// Motion paths to kernels. All tensors are contiguous, of float or double.
+struct RasterJob {
+  const void* displacements;  // (paths, points, 2)
+  const void* weights;        // (paths, points)
+  void* kernels;              // (paths, 2 radius + 1, 2 radius + 1)
+  int64_t points, radius;
+};
+
+// One axis of a tile of filter_grid: pixels [begin, end) between two nodes, the first of them at
+// pixel coordinate `origin`. The nodes are the same where one serves the whole axis.
+struct FilterSpan {
+  int64_t begin, end;
+  int64_t node, next;
+  int64_t origin;
+
+  // How far the centre of a pixel lies from the first node towards the next one.
+  template <typename S>
+  S share(S pixel, S step) const {
+    return (pixel - S(origin) + S(0.5)) / step;
+  }
+};
+
+// A convolution whose kernel is interpolated between the nodes of a grid. Everything is of float or
+// double, strides are in elements, pixels are adjacent.
+struct FilterJob {
+  const void* image;  // (batch, channels, height + side - 1, width + side - 1)
+  int64_t stride_batch, stride_channel, stride_row;
+  int64_t batch, channels, height, width;
+  const void* kernels;     // (batch, rows, node_columns, side, side), contiguous
+  int64_t stride_kernels;  // of the batch, 0 where all images share them
+  int64_t node_columns, side, step;
+  std::vector<FilterSpan> rows, columns;  // the tiles
+  int64_t tile_height, tile_width;        // of the largest
+  void* result;                           // (batch, channels, height, width), contiguous
+  bool stream;
+};
+
 // Functions take a range of work items, so that the caller can split the work over threads.
 struct Kernels {
   const char* name;
@@ -164,6 +201,8 @@ struct Kernels {
   void (*attention_forward)(const AttentionJob&, int64_t, int64_t);   // over blocks * heads
   void (*attention_backward)(const AttentionJob&, int64_t, int64_t);  // batch * phase_rows * heads
   void (*step)(const StepJob&, int64_t, int64_t);                     // over values
+  void (*raster)(const RasterJob&, int64_t, int64_t);                 // over paths
+  void (*filter)(const FilterJob&, int64_t, int64_t);                 // over batch * tiles
 };
 
 extern const Kernels generic_kernels;

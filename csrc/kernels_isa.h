@@ -13,6 +13,7 @@
 #include "attention_gradient_cpu.h"
 #include "fft_bands_cpu.h"
 #include "steps_cpu.h"
+#include "filter_cpu.h"
 // clang-format on
 
 template <typename S>
@@ -27,5 +28,7 @@ constexpr Kernels make_kernels(const char* name) {
           extract_rows<S>,
           attention_forward<S>,
           attention_backward<S>,
-          step_values<S>};
+          step_values<S>,
+          raster_paths<S>,
+          filter_tiles<S>};
 }

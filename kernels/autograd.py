@@ -81,11 +81,16 @@ def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _refuse(name: str) -> Backward:
+    """The backward of an operation that has none: of a gradient, or of what synthesises data."""
+    forward = name.removesuffix("_backward")
+    reason = (
+        f"{forward} has no second derivative: its gradient cannot be differentiated again"
+        if forward != name
+        else f"{name} has no gradient: it cannot be differentiated, so detach its inputs"
+    )
+
     def refuse(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        raise NotImplementedError(
-            f"{name.removesuffix('_backward')} has no second derivative: "
-            "its gradient cannot be differentiated again"
-        )
+        raise NotImplementedError(reason)
 
     return refuse
 
@@ -99,9 +104,7 @@ def _register(namespace: str) -> None:
         "halo_attention": (_differentiate_attention(namespace), _save_attention),
         "ddim_step": (_differentiate_step, _save_step),
     }
-    pairs |= {
-        name: (_refuse(name), _save_nothing) for name in SCHEMAS if name.endswith("_backward")
-    }
+    pairs |= {name: (_refuse(name), _save_nothing) for name in SCHEMAS if name not in pairs}
     for name, (backward, setup) in pairs.items():
         torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
 

@@ -7,6 +7,7 @@ WINDOWS = (8, 16, 32, 64)
 TAPERS = ("hann", "none")
 LAYOUTS = ("luma", "rgb")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+FILTER_DTYPES = (torch.float32, torch.float64)
 TILE_DTYPES = (*FLOATS, torch.uint8, torch.uint16)
 
 
@@ -21,11 +22,16 @@ def check_dtype(name: str, dtype: torch.dtype, allowed: tuple[torch.dtype, ...])
         raise TypeError(f"{name} is {got}, expected one of {_names(allowed)}")
 
 
-def check_tensor(name: str, tensor: Tensor, dims: str, allowed: tuple[torch.dtype, ...]) -> None:
-    """TypeError unless `tensor` is a tensor of an allowed dtype, ValueError on a wrong rank."""
+def check_tensor_dtype(name: str, tensor: Tensor, allowed: tuple[torch.dtype, ...]) -> None:
+    """TypeError unless `tensor` is a tensor of an allowed dtype."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is a {type(tensor).__name__}, expected a torch.Tensor")
     check_dtype(f"dtype of {name}", tensor.dtype, allowed)
+
+
+def check_tensor(name: str, tensor: Tensor, dims: str, allowed: tuple[torch.dtype, ...]) -> None:
+    """TypeError unless `tensor` is a tensor of an allowed dtype, ValueError on a wrong rank."""
+    check_tensor_dtype(name, tensor, allowed)
     if tensor.dim() != dims.count(",") + 1:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected ({dims})")
 
@@ -187,3 +193,64 @@ def check_step(x: Tensor, f: Tensor, y: Tensor | None, coefficients: Tensor) -> 
             f"coefficients has shape {tuple(coefficients.shape)}, expected ({len(x)}, 5)"
         )
     check_same_device("coefficients", coefficients, "x", x.device)
+
+
+def check_alike(name: str, tensor: Tensor, other: str, expected: Tensor) -> None:
+    """Unless `tensor` has the dtype (TypeError) and the device (ValueError) of another tensor."""
+    if tensor.dtype != expected.dtype:
+        raise TypeError(
+            f"dtype of {name} is {_names((tensor.dtype,))}, "
+            f"expected that of {other}, {_names((expected.dtype,))}"
+        )
+    check_same_device(name, tensor, other, expected.device)
+
+
+def check_paths(displacements: Tensor, weights: Tensor, radius: int) -> None:
+    """Arguments of `rasterize_paths`."""
+    check_tensor_dtype("displacements", displacements, FILTER_DTYPES)
+    check_tensor_dtype("weights", weights, FILTER_DTYPES)
+    shape = tuple(displacements.shape)
+    if len(shape) < 2 or shape[-1] != 2:
+        raise ValueError(f"displacements has shape {shape}, expected (..., N, 2)")
+    if tuple(weights.shape) != shape[:-1]:
+        raise ValueError(f"weights has shape {tuple(weights.shape)}, expected {shape[:-1]}")
+    check_alike("weights", weights, "displacements", displacements)
+    if radius < 0:
+        raise ValueError(f"radius is {radius}, expected at least 0")
+
+
+def check_filter(image: Tensor, kernels: Tensor, step: int) -> None:
+    """Arguments of `filter_grid`."""
+    check_tensor_dtype("image", image, FILTER_DTYPES)
+    check_tensor_dtype("kernels", kernels, FILTER_DTYPES)
+    if image.dim() not in (3, 4):
+        raise ValueError(
+            f"image has shape {tuple(image.shape)}, expected (C, H, W) or (B, C, H, W)"
+        )
+    shape = tuple(kernels.shape)
+    batched = image.dim() == 4 and kernels.dim() == 5
+    if kernels.dim() != 4 and not batched:
+        expected = "(ny, nx, k, k)" + (" or (B, ny, nx, k, k)" if image.dim() == 4 else "")
+        raise ValueError(f"kernels has shape {shape}, expected {expected}")
+    if batched and len(kernels) != len(image):
+        raise ValueError(f"kernels holds {len(kernels)} grids, expected one per image, {len(image)}")
+    if shape[-1] != shape[-2] or shape[-1] % 2 == 0:
+        raise ValueError(
+            f"kernels are {shape[-2]} x {shape[-1]} pixels, expected a square of an odd side"
+        )
+    check_alike("kernels", kernels, "image", image)
+    if step < 1:
+        raise ValueError(f"step is {step}, expected at least 1")
+    height, width = (size - shape[-1] + 1 for size in image.shape[-2:])
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"image is {image.shape[-2]} x {image.shape[-1]} pixels, "
+            f"expected at least the size of the kernels, {shape[-1]}"
+        )
+    for axis, size, nodes in (("y", height, shape[-4]), ("x", width, shape[-3])):
+        expected_nodes = -(-size // step) + 1
+        if nodes not in (1, expected_nodes):
+            raise ValueError(
+                f"kernels has {nodes} nodes along {axis}, "
+                f"expected 1 or {expected_nodes} ({size} pixels, step {step})"
+            )

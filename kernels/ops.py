@@ -21,7 +21,9 @@ __all__ = [
     "extract_tiles",
     "fft_bands",
     "fft_features",
+    "filter_grid",
     "halo_attention",
+    "rasterize_paths",
     "stitch_tiles",
     "use_backend",
 ]
@@ -254,3 +256,69 @@ def ddim_step(
     checks.check_step(x, f, y, coefficients)
     result: Tensor = registry.implementation().ddim_step(x, f, y, coefficients, clamp)
     return result
+
+
+def rasterize_paths(displacements: Tensor, weights: Tensor, radius: int) -> Tensor:
+    """Blur kernels of motion paths: every shift splits its weight between its four nearest pixels.
+
+    Convolution with such a kernel moves each share of the light by its shift; `filter_grid` does
+    that. The split is bilinear, so a kernel has no negative values and keeps the centroid of its
+    path. Not differentiable.
+
+    Args:
+        displacements: (..., N, 2) shifts (dy, dx) in pixels, downwards and to the right, float32 or
+            float64; clamped to [-radius, radius] along each axis.
+        weights: (..., N) in the same dtype, such as the share of the exposure at each shift.
+        radius: r, of the kernels in pixels, >= 0.
+
+    Returns:
+        (..., 2r+1, 2r+1), contiguous, in the dtype of the displacements: no shift lies at (r, r),
+        and the sum is that of the weights up to rounding. A NaN makes its kernel useless: some or
+        all of it is NaN.
+
+    Raises:
+        TypeError: unsupported or different dtypes.
+        ValueError: wrong shape or radius.
+    """
+    checks.check_paths(displacements, weights, radius)
+    result: Tensor = registry.implementation().rasterize_paths(displacements, weights, radius)
+    return result
+
+
+def filter_grid(image: Tensor, kernels: Tensor, step: int = 192) -> Tensor:
+    """Convolution with a kernel that varies over the image, known at the nodes of a grid.
+
+    Efficient filter flow (Hirsch et al., Efficient filter flow for space-variant multiframe blind
+    deconvolution, CVPR 2010) with bilinear weights: a pixel of the result is the mean of the images
+    that the kernels of its four nodes would give there, weighted by where its centre lies between
+    them. Not differentiable.
+
+    On the CPU the time grows with the taps: those that are 0 at all four nodes around a block are
+    left out, exactly. See docs/kernels.md for how many taps an FFT starts to be faster at. Values
+    are summed up in their own dtype, one tap after the other: for n taps of random values of one
+    sign the relative error is about 0.2 sqrt(n) units in the last place.
+
+    Args:
+        image: (C, H + k - 1, W + k - 1) or (B, C, H + k - 1, W + k - 1), finite, float32 or
+            float64: what the result sees, (k - 1) / 2 pixels more on each side. Any strides;
+            adjacent pixels in a row are read in place.
+        kernels: (ny, nx, k, k), or (B, ny, nx, k, k) for a grid per image, of the dtype of the
+            image; k is odd. Entry (i, j) moves light by (i - k // 2, j - k // 2) pixels, as
+            `rasterize_paths` lays it out. The nodes number ny = ceil(H / step) + 1 and
+            nx = ceil(W / step) + 1, or 1 along an axis for the same kernels all along it.
+        step: distance of the nodes in pixels, >= 1: node (i, j) lies at (i step, j step), where
+            the upper left corner of the result is (0, 0) and the centre of its first pixel
+            (0.5, 0.5).
+
+    Returns:
+        (C, H, W) or (B, C, H, W), contiguous, in the dtype of the image.
+
+    Raises:
+        TypeError: unsupported or different dtypes.
+        ValueError: wrong shape or step.
+    """
+    checks.check_filter(image, kernels, step)
+    images = image if image.dim() == 4 else image[None]
+    grids = kernels if kernels.dim() == 5 else kernels[None]
+    result: Tensor = registry.implementation().filter_grid(images, grids, step)
+    return result if image.dim() == 4 else result[0]

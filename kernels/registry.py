@@ -14,7 +14,13 @@ from typing import Any
 
 import torch
 
-from freqdiff_kernels import gradients, native, reference, reference_attention
+from freqdiff_kernels import (
+    gradients,
+    native,
+    reference,
+    reference_attention,
+    reference_filter,
+)
 
 _ATTENTION = "int window, int halo, float scale, int[] origin"
 _WINDOWS = "int window, int stride, str taper, str layout"
@@ -34,6 +40,8 @@ SCHEMAS = {
     "halo_attention_backward": "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? bias, "
     f"Tensor out, Tensor lse, {_ATTENTION}) -> (Tensor, Tensor, Tensor, Tensor)",
     "ddim_step": "(Tensor x, Tensor f, Tensor? y, Tensor coefficients, bool clamp) -> Tensor",
+    "rasterize_paths": "(Tensor displacements, Tensor weights, int radius) -> Tensor",
+    "filter_grid": "(Tensor image, Tensor kernels, int step) -> Tensor",
 }
 
 _REFERENCE: dict[str, Callable[..., Any]] = {
@@ -46,6 +54,8 @@ _REFERENCE: dict[str, Callable[..., Any]] = {
     "halo_attention": reference_attention.halo_attention,
     "halo_attention_backward": reference_attention.halo_attention_backward,
     "ddim_step": reference.ddim_step,
+    "rasterize_paths": reference_filter.rasterize_paths,
+    "filter_grid": reference_filter.filter_grid,
 }
 
 _TRITON = {

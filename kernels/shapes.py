@@ -87,6 +87,17 @@ def _ddim_step(x: Tensor, *arguments: Any) -> Tensor:
     return torch.empty_like(x)
 
 
+def _rasterize_paths(displacements: Tensor, weights: Tensor, radius: int) -> Tensor:
+    side = 2 * radius + 1
+    return displacements.new_empty((*weights.shape[:-1], side, side))
+
+
+def _filter_grid(image: Tensor, kernels: Tensor, step: int) -> Tensor:
+    border = kernels.shape[-1] - 1
+    batch, channels, height, width = image.shape
+    return image.new_empty((batch, channels, height - border, width - border))
+
+
 for _namespace in NAMESPACES:
     for _name, _shape in (
         ("fft_features", _fft_features),
@@ -98,5 +109,7 @@ for _namespace in NAMESPACES:
         ("halo_attention", _halo_attention),
         ("halo_attention_backward", _halo_attention_backward),
         ("ddim_step", _ddim_step),
+        ("rasterize_paths", _rasterize_paths),
+        ("filter_grid", _filter_grid),
     ):
         torch.library.register_fake(f"{_namespace}::{_name}", _shape)
