@@ -1,4 +1,4 @@
-"""The lens, as kernels on the pixel grid and their transfer functions, on any device.
+"""The lens, as kernels on the pixel grid, on any device.
 
 No kernel has negative values: exact fractional shifts, exp(-2 pi i f d), ring at hard edges; a real
 camera does not, and a deblurrer would read the blur off the ringing.
@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-_SMALLEST_TAP = 1e-5
-"""Of the largest: less is rounding of the Fourier transform, and zeros cost no time."""
+from freqdiff_kernels import ops
 
 
 def aperture_kernel(
@@ -69,56 +68,53 @@ def _polygon_distance(y: Tensor, x: Tensor, size: Tensor, blades: Tensor, turn: 
     return torch.hypot(y, x) * folded.cos() - apothem
 
 
-def diffraction_transfer(cutoff: Tensor, size: tuple[int, int]) -> Tensor:
-    """Transfer function of a round aperture's diffraction (Goodman, Fourier Optics, section 6.4).
+def diffraction_kernel(cutoff: Tensor, radius: int) -> Tensor:
+    """Diffraction by a round aperture (Goodman, Introduction to Fourier Optics, section 6.4).
 
     Args:
         cutoff: (...) cycles per pixel beyond which nothing passes: pixel pitch / (lambda N);
             infinite for no diffraction.
-        size: (H, W) of the spectrum's image.
+        radius: of the kernels in pixels; the faint rings beyond are cut off.
 
     Returns:
-        real (..., H, W // 2 + 1), 1 at frequency zero.
+        (..., 2 radius + 1, 2 radius + 1), each with sum 1: the Airy disk, averaged over pixels.
     """
-    share = (_frequency(size, cutoff) / cutoff[..., None, None]).clamp(max=1)
-    transfer: Tensor = 2 / math.pi * (share.acos() - share * (1 - share**2).sqrt())
-    return transfer
+    side = 4 * (2 * radius + 1)
+    limit = cutoff.double()[..., None, None]
+    fy = torch.fft.fftfreq(side, device=cutoff.device, dtype=torch.float64)[:, None]
+    fx = torch.fft.rfftfreq(side, device=cutoff.device, dtype=torch.float64)
+    share = (torch.hypot(fy, fx) / limit).clamp(max=1)
+    transfer = 2 / math.pi * (share.acos() - share * (1 - share**2).sqrt())
+    # In the square of frequencies that pixels hold, a wider transfer function would ring.
+    transfer = torch.where(limit.isfinite(), transfer * torch.sinc(fy) * torch.sinc(fx), 1.0)
+    kernel = torch.fft.fftshift(torch.fft.irfft2(transfer, s=(side, side)), dim=(-2, -1))
+    middle = slice(side // 2 - radius, side // 2 + radius + 1)
+    kernel = kernel[..., middle, middle].clamp_min(0)
+    normal: Tensor = kernel / kernel.sum((-2, -1), keepdim=True)
+    return normal.to(cutoff.dtype)
 
 
-def softness_transfer(sigma_px: Tensor, size: tuple[int, int]) -> Tensor:
-    """Transfer function (..., H, W // 2 + 1) of Gaussians with `sigma_px` (...)."""
-    frequency = _frequency(size, sigma_px)
-    return torch.exp(-2 * (math.pi * sigma_px[..., None, None] * frequency) ** 2)
-
-
-def _frequency(size: tuple[int, int], like: Tensor) -> Tensor:
-    """Cycles per pixel (H, W // 2 + 1)."""
-    fy = torch.fft.fftfreq(size[0], device=like.device, dtype=like.dtype)
-    fx = torch.fft.rfftfreq(size[1], device=like.device, dtype=like.dtype)
-    return torch.hypot(fy[:, None], fx)
-
-
-def convolve_kernels(kernel: Tensor, other: Tensor, transfer: Tensor | None = None) -> Tensor:
-    """Kernels one after the other, cut to their common size, without negative values, sum 1.
-
-    Args:
-        kernel, other: (..., 2 r + 1, 2 r + 1), the centre in the middle.
-        transfer: (..., H, W // 2 + 1) of a further blur, for H = W = `transform_size(r)`.
-    """
-    side = kernel.shape[-1]
-    size = transform_size(side // 2)
-    spectrum = torch.fft.rfft2(kernel, s=(size, size)) * torch.fft.rfft2(other, s=(size, size))
-    if transfer is not None:
-        spectrum = spectrum * transfer
-    full = torch.fft.irfft2(spectrum, s=(size, size))
-    middle = slice(side // 2, side // 2 + side)
-    result = full[..., middle, middle]
-    smallest = _SMALLEST_TAP * result.amax((-2, -1), keepdim=True)
-    result = torch.where(result > smallest, result, 0)
-    normal: Tensor = result / result.sum((-2, -1), keepdim=True)
+def softness_kernel(sigma_px: Tensor, radius: int) -> Tensor:
+    """Gaussians with `sigma_px` (...), integrated over pixels, (..., 2 radius + 1, 2 radius + 1),
+    each with sum 1."""
+    edge = torch.arange(-radius, radius + 2, device=sigma_px.device, dtype=sigma_px.dtype) - 0.5
+    width = sigma_px[..., None].clamp_min(1e-6)
+    line = (edge / (2**0.5 * width)).erf().diff()
+    line = torch.where(edge[:-1].abs() > 5 * width + 1, 0, line)
+    kernel = line[..., :, None] * line[..., None, :]
+    normal: Tensor = kernel / kernel.sum((-2, -1), keepdim=True)
     return normal
 
 
-def transform_size(radius: int) -> int:
-    """Side of the transform in which two kernels of this radius do not wrap around."""
-    return 4 * radius + 4
+def convolve_kernels(kernel: Tensor, other: Tensor) -> Tensor:
+    """Kernels (..., 2 r + 1, 2 r + 1) one after the other, cut to their size, each with sum 1.
+
+    In space, tap by tap, because a Fourier transform leaves rounding noise in all taps, which
+    would cost time later and depends on where the memory lies. It is fast where many taps of
+    `other` are 0, such as those of a path.
+    """
+    side = kernel.shape[-1]
+    padded = torch.nn.functional.pad(kernel, (side // 2,) * 4).reshape(-1, 1, *(2 * side - 1,) * 2)
+    taps = other.expand_as(kernel).reshape(-1, 1, 1, side, side)
+    result = ops.filter_grid(padded, taps).view(kernel.shape)
+    return result / result.sum((-2, -1), keepdim=True)

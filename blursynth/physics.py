@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blursynth import depth, psf, sensor, shot
+from blursynth import depth, psf, raw, sensor, shot
 from blursynth.camera import Camera
 from blursynth.scene import Recipe, Scene, sample_scene
 from blursynth.shot import Conditions
@@ -51,7 +51,7 @@ def expose(
         both may exceed [0, 1].
     """
     signal = scene.signal_domain[:, None, None, None] > 0
-    linear = sensor.srgb_to_linear(image) ** scene.tone[:, None, None, None]
+    linear = raw.inverse_tone_curve(image, scene.development.tone, scene.development.contrast)
     linear = sensor.restore_highlights(linear, scene.highlight_gain)
     light = torch.where(signal, image, linear)
     size = (image.shape[-2] - 2 * margin, image.shape[-1] - 2 * margin)
@@ -78,7 +78,7 @@ def _filter(
     grid = [torch.arange(count, device=image.device) * step for count in (rows, columns)]
     nodes = origin[:, None, None] + torch.stack(torch.meshgrid(*grid, indexing="ij"), -1)
     kernels = psf.kernels_at(scene, nodes.flatten(1, 2), margin, front=front)
-    return ops.filter_grid(image, kernels.unflatten(1, (rows, columns)), step)
+    return ops.filter_grid(image, kernels.view(-1, rows, columns, *kernels.shape[2:]), step)
 
 
 def _filter_layers(
@@ -115,7 +115,7 @@ def front_mask(scene: Scene, origin: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def develop(light: Tensor, scene: Scene, generator: torch.Generator) -> Tensor:
-    """Sensor and development of exposed light: noise, clipping, tone curve, 8 bit, JPEG.
+    """Sensor and development of exposed light: mosaic, noise, clipping, colours, 8 bit, JPEG.
 
     Args:
         light: (B, 3, H, W) from `expose`.
@@ -125,11 +125,13 @@ def develop(light: Tensor, scene: Scene, generator: torch.Generator) -> Tensor:
     Returns:
         (B, 3, H, W) sRGB in [0, 1] on 256 levels.
     """
-    signal = scene.signal_domain[:, None, None, None] > 0
-    tone = scene.tone[:, None, None, None]
-    linear = torch.where(signal, sensor.srgb_to_linear(light.clamp(0, 1)) ** tone, light)
-    linear = sensor.add_noise(linear, scene.iso, generator).clamp(0, 1) ** (1 / tone)
-    image = (sensor.linear_to_srgb(linear) * 255).round() / 255
+    made = scene.development
+    signal = scene.signal_domain > 0
+    if bool(signal.any()):
+        light = light.clone()
+        curve = (made.tone[signal], made.contrast[signal])
+        light[signal] = raw.inverse_tone_curve(light[signal].clamp(0, 1), *curve)
+    image = raw.develop_raw(light, made, generator)
     compressed = scene.jpeg_quality > 0
     if bool(compressed.any()):
         image[compressed] = sensor.jpeg(

@@ -71,17 +71,20 @@ def kernels_at(scene: Scene, nodes: Tensor, radius: int, *, front: bool = False)
         return values[:, None].expand(nodes.shape[:2])
 
     outward = (nodes - part.frame_size[:, None] / 2) / part.frame_size.norm(dim=1)[:, None, None]
-    aperture = optics.aperture_kernel(
+    lens = optics.aperture_kernel(
         spread(defocus),
         radius,
         blades=spread(part.blades),
         turn=spread(part.blade_turn),
         cat_eye=2 * outward * part.cat_eye[:, None, None],
     )
-    size = (optics.transform_size(radius),) * 2
-    transfer = optics.softness_transfer(part.softness_px, size)
-    transfer = transfer * optics.diffraction_transfer(part.cutoff, size)
-    kernels[optical] = optics.convolve_kernels(kernels[optical], aperture, transfer[:, None])
+    if bool((part.softness_px > 0).any()):
+        softness = optics.softness_kernel(part.softness_px, radius)
+        lens = optics.convolve_kernels(lens, softness[:, None])
+    if bool(part.cutoff.isfinite().any()):
+        rings = optics.diffraction_kernel(part.cutoff, radius)
+        lens = optics.convolve_kernels(lens, rings[:, None])
+    kernels[optical] = optics.convolve_kernels(lens, kernels[optical])
     return kernels
 
 
@@ -133,7 +136,7 @@ def blur_field(scene: Scene, confusion: Tensor | None = None) -> BlurField:
     # The path hardly changes within a few hundred pixels; its spread is interpolated between.
     coarse = [min(count, 1 + -(-count // 16)) for count in counts]
     lines = [
-        (torch.arange(count, device=scene.iso.device) + 0.5) * side / count
+        (torch.arange(count, device=scene.weights.device) + 0.5) * side / count
         for count, side in zip(coarse, size, strict=True)
     ]
     nodes = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, 1)[None]
@@ -142,7 +145,7 @@ def blur_field(scene: Scene, confusion: Tensor | None = None) -> BlurField:
     path = path - (weights * path).sum(1, keepdim=True)
     y, x = path.unbind(-1)
     products = torch.stack((y * y, y * x, x * x))
-    spread = (products * weights[:, 0]).sum(-1).unflatten(1, coarse)
+    spread = (products * weights[:, 0]).sum(-1).view(3, *coarse)
     yy, yx, xx = F.interpolate(spread[None], counts, mode="bilinear", align_corners=False)[0]
     extent = (6 * (yy + xx + torch.hypot(yy - xx, 2 * yx))).sqrt()
     angle = torch.atan2(2 * yx, xx - yy) / 2

@@ -126,10 +126,10 @@ def add_noise(
     """Sensor noise with the mean, variance and third moment of the Poisson-Gaussian model.
 
     y = x + s z + q (z^2 - 1) with one normal z per value, q and s from the moments (Cornish and
-    Fisher 1938), instead of a Poisson and a normal number as in `sensor.add_noise`: 8 times as
-    fast on a CPU at ISO 800. The steps of the Poisson numbers would not be seen: the fit of Brooks
-    et al. 2019 puts the read noise at 0.8 electrons at ISO 100 and at 1.2 at ISO 12000, the ends
-    of their range of shot gains, 1e-4 .. 1.2e-2.
+    Fisher 1938), instead of a Poisson and a normal number: 8 times as fast on a CPU at ISO 800.
+    The steps of the Poisson numbers would not be seen: the fit of Brooks et al. 2019 puts the
+    read noise at 0.8 electrons at ISO 100 and at 1.2 at ISO 12000, the ends of their range of
+    shot gains, 1e-4 .. 1.2e-2.
 
     Args:
         light: (B, C, H, W) light on the sensor, 1 is its white level; below 0 it is taken as 0.

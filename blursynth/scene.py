@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blursynth.camera import Camera
+from blursynth.raw import Development, sample_development
 
 PATH_POINTS = 64
 MASK_WAVES = 6
@@ -41,6 +42,7 @@ class Recipe:
     signal_domain: float = 0.5
     tone: float = 0.5
     max_tone: float = 1.6
+    mosaic: float = 0.0
     highlights: float = 0.3
     noise: float = 0.25
     jpeg: float = 0.25
@@ -70,9 +72,9 @@ class Scene:
             layer's shape; amplitude 0 everywhere and bias -inf where there is no layer.
         mask_bias: (B,) threshold of that shape.
         signal_domain: (B,) 1 where light is averaged after the tone curve, as GoPro's `blur` does.
-        tone: (B,) exponent of the camera's tone curve beyond sRGB's: 1 is plain sRGB, more lifts
-            the dark tones, so that averaged light looks brighter than the average of the photos.
-        highlight_gain, iso, jpeg_quality: (B,); ISO 0: no noise; quality 0: no compression.
+        highlight_gain: (B,) light of the saturated channels beyond white.
+        development: how the camera makes a photo of the light.
+        jpeg_quality: (B,) 0: no compression.
         jpeg_subsample: 4:2:0 colour for the whole batch.
     """
 
@@ -91,9 +93,8 @@ class Scene:
     mask_waves: Tensor
     mask_bias: Tensor
     signal_domain: Tensor
-    tone: Tensor
     highlight_gain: Tensor
-    iso: Tensor
+    development: Development
     jpeg_quality: Tensor
     jpeg_subsample: bool = True
 
@@ -104,7 +105,8 @@ class Scene:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return dataclasses.replace(self, **changes)
+        development = self.development.map(function)
+        return dataclasses.replace(self, development=development, **changes)
 
     def expand(self, count: int) -> Scene:
         """A batch of one repeated `count` times."""
@@ -166,6 +168,17 @@ def sample_scene(
     def tensor(value: object) -> Tensor:
         return torch.as_tensor(np.asarray(value), dtype=torch.float32)[None]
 
+    soft = maybe(softness, 0.1, recipe.max_softness_px)
+    bias = rng.normal(0, 20) if layered else -math.inf
+    signal = kind == "video" and rng.random() < recipe.signal_domain
+    tone = max(1.0, maybe(recipe.tone, 1.0, recipe.max_tone))
+    highlights = maybe(recipe.highlights, 0.25, 1.75)
+    iso = camera.iso * min(1.0, width_px / 4000) if rng.random() < recipe.noise else 0.0
+    if rng.random() < recipe.mosaic:
+        development = sample_development(rng, iso, tone)
+    else:
+        changes = {"iso": tensor(iso), "tone": tensor(tone)}
+        development = dataclasses.replace(Development.plain(1), **changes)
     return Scene(
         frame_size=tensor(frame_size),
         rotations=tensor(rotations),
@@ -178,13 +191,12 @@ def sample_scene(
         blade_turn=tensor(0.0),
         cat_eye=tensor(0.0),
         cutoff=tensor(math.inf),
-        softness_px=tensor(maybe(softness, 0.1, recipe.max_softness_px)),
+        softness_px=tensor(soft),
         mask_waves=tensor(waves),
-        mask_bias=tensor(rng.normal(0, 20) if layered else -math.inf),
-        signal_domain=tensor(float(kind == "video" and rng.random() < recipe.signal_domain)),
-        tone=tensor(max(1.0, maybe(recipe.tone, 1.0, recipe.max_tone))),
-        highlight_gain=tensor(maybe(recipe.highlights, 0.25, 1.75)),
-        iso=tensor(camera.iso * min(1.0, width_px / 4000) if rng.random() < recipe.noise else 0.0),
+        mask_bias=tensor(bias),
+        signal_domain=tensor(float(signal)),
+        highlight_gain=tensor(highlights),
+        development=development,
         jpeg_quality=tensor(float(round(maybe(recipe.jpeg, recipe.min_quality, 99)))),
         jpeg_subsample=bool(rng.random() < 0.5),
     )
@@ -192,12 +204,14 @@ def sample_scene(
 
 def stack_scenes(scenes: list[Scene]) -> Scene:
     """Join batches of scenes; the colour subsampling of the first one holds for all."""
-    joined = {
-        field.name: torch.cat([getattr(scene, field.name) for scene in scenes])
-        for field in dataclasses.fields(Scene)
-        if field.name != "jpeg_subsample"
-    }
-    return Scene(**joined, jpeg_subsample=scenes[0].jpeg_subsample)
+
+    def joined(parts: Sequence[Any]) -> dict[str, Any]:
+        names = [field.name for field in dataclasses.fields(parts[0])]
+        columns = {name: [getattr(part, name) for part in parts] for name in names}
+        return {k: torch.cat(v) for k, v in columns.items() if isinstance(v[0], Tensor)}
+
+    development = Development(**joined([scene.development for scene in scenes]))
+    return dataclasses.replace(scenes[0], development=development, **joined(scenes))
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -42,27 +42,6 @@ def noise_levels(iso: Tensor) -> tuple[Tensor, Tensor]:
     return shot, torch.exp(2.18 * torch.log(shot) + 1.20)
 
 
-def add_noise(linear: Tensor, iso: Tensor, generator: torch.Generator) -> Tensor:
-    """Poisson-Gaussian sensor noise, y = b1 Poisson(x / b1) + b2 N; ISO 0 means no noise.
-
-    Args:
-        linear: (B, 3, H, W) linear light, >= 0 (negative values are taken as 0).
-        iso: (B,) sensitivity; samples with ISO 0 stay as they are.
-        generator: on the device of `linear`.
-    """
-    noisy = iso > 0
-    if not bool(noisy.any()):
-        return linear
-    shot, read = noise_levels(iso[noisy])
-    shot, read = shot[:, None, None, None], read[:, None, None, None]
-    light = linear[noisy].clamp_min(0)
-    counts = torch.poisson(light / shot, generator=generator)
-    gaussian = torch.randn(light.shape, generator=generator, device=light.device)
-    result = linear.clone()
-    result[noisy] = counts * shot + gaussian * read.sqrt()
-    return result
-
-
 _LUMA_TABLE = """
 16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
 18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blursynth.camera import Camera
 from blursynth.motion import Hand
+from blursynth.raw import Development, sample_development
 from blursynth.scene import MASK_WAVES, PATH_POINTS, Scene
 
 WAVELENGTH_MM = 550e-6
@@ -29,6 +30,8 @@ class Conditions:
         diffraction: whether the aperture bends light.
         softness_px: sigma of the lens's own blur.
         highlights: light that the sensor clipped, in white levels, given back before the blur.
+        mosaic: whether the sensor sees one colour per pixel, with all that the development of its
+            raw brings: white balance, demosaicing, colour matrix, an S-curve.
         tone: exponent of the camera's tone curve beyond sRGB's.
         noise: whether light is counted in photons, at the camera's ISO.
         jpeg_quality: of the camera's file, 1 to 100; 0: not compressed.
@@ -41,6 +44,7 @@ class Conditions:
     diffraction: bool = True
     softness_px: float = 0.0
     highlights: float = 0.5
+    mosaic: bool = True
     tone: float = 1.0
     noise: bool = True
     jpeg_quality: int = 0
@@ -86,6 +90,12 @@ def take(
     if conditions.diffraction:
         cutoff = camera.sensor_width_mm / width_px / (WAVELENGTH_MM * camera.f_number)
 
+    iso = camera.iso if conditions.noise else 0.0
+    development = sample_development(rng, iso, conditions.tone)
+    if not conditions.mosaic:
+        changes = {"iso": development.iso, "tone": development.tone}
+        development = dataclasses.replace(Development.plain(1), **changes)
+
     def tensor(value: object) -> Tensor:
         return torch.as_tensor(np.asarray(value), dtype=torch.float32)[None]
 
@@ -105,8 +115,7 @@ def take(
         mask_waves=tensor(np.zeros((MASK_WAVES, 4))),
         mask_bias=tensor(-math.inf),
         signal_domain=tensor(0.0),
-        tone=tensor(conditions.tone),
         highlight_gain=tensor(conditions.highlights),
-        iso=tensor(camera.iso if conditions.noise else 0.0),
+        development=development,
         jpeg_quality=tensor(float(conditions.jpeg_quality)),
     )

@@ -112,7 +112,7 @@ class SharpBlock:
         """The pairs, uint8 on `device`."""
         pairs, first = [], 0
         for scene, seed in zip(self.scenes, self.seeds, strict=True):
-            part = slice(first, first + len(scene.iso))
+            part = slice(first, first + len(scene.jpeg_quality))
             first = part.stop
             image = self.crops[part].to(device).permute(0, 3, 1, 2).float() / 255
             scene = scene.map(lambda value: value.to(device))

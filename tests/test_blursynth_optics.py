@@ -88,36 +88,37 @@ def test_cat_eye_cuts_across_the_shift() -> None:
 
 def test_diffraction_is_the_airy_disk() -> None:
     """Its first dark ring lies at 1.22 lambda N and holds 84% of the light."""
-    cutoff = 0.1  # cycles per pixel: lambda N is 10 pixels
-    size = (512, 512)
-    transfer = optics.diffraction_transfer(number(cutoff), size)
-    assert float(transfer[0, 0]) == 1
-    kernel = torch.fft.fftshift(torch.fft.irfft2(transfer, s=size))
-    profile = kernel[256, 256:300]
-    dark = int(profile[:16].argmin())
-    assert dark == pytest.approx(12.2, abs=0.6)
-    line = torch.arange(512, dtype=DOUBLE) - 256
-    share = kernel[torch.hypot(line[:, None], line) <= 12.2].sum()
-    assert float(share) == pytest.approx(0.838, abs=0.01)
-    assert float(kernel.min()) > -1e-6
+    lambda_n = 10.0  # in pixels
+    kernel = optics.diffraction_kernel(number(1 / lambda_n), 100)
+    assert float(kernel.sum()) == pytest.approx(1, abs=1e-12)
+    profile = kernel[100, 100:116]
+    assert int(profile.argmin()) == pytest.approx(1.22 * lambda_n, abs=0.6)
+    line = torch.arange(-100, 101, dtype=DOUBLE)
+    share = kernel[torch.hypot(line[:, None], line) <= 1.22 * lambda_n].sum()
+    # Less than 2% of the light lies beyond the radius of the kernel.
+    assert float(share) == pytest.approx(0.838, abs=0.02)
+    assert float(kernel.min()) >= 0
+    still = optics.diffraction_kernel(number(math.inf), 5)
+    assert still.argmax() == 60
+    assert float(still.max()) == pytest.approx(1, abs=1e-12)
 
 
 def test_softness_is_a_gaussian() -> None:
-    transfer = optics.softness_transfer(torch.tensor([0.0, 2.0], dtype=DOUBLE), (64, 64))
-    kernels = torch.fft.fftshift(torch.fft.irfft2(transfer, s=(64, 64)), dim=(1, 2))
-    for kernel, sigma in zip(kernels, (0.0, 2.0), strict=True):
-        padded = torch.nn.functional.pad(kernel, (0, 1, 0, 1))
-        assert moments(padded)[1] == pytest.approx([sigma**2] * 2, abs=1e-6)
+    """Averaging over pixels adds 1/12 of a square pixel."""
+    kernels = optics.softness_kernel(torch.tensor([0.0, 0.6, 2.0], dtype=DOUBLE), 12)
+    assert moments(kernels[0])[1] == [0, 0]
+    for kernel, sigma in zip(kernels[1:], (0.6, 2.0), strict=True):
+        assert float(kernel.sum()) == pytest.approx(1, abs=1e-12)
+        assert moments(kernel)[1] == pytest.approx([sigma**2 + 1 / 12] * 2, rel=5e-3)
 
 
 def test_kernels_one_after_the_other_add_their_variances() -> None:
     one = optics.aperture_kernel(number(9.0), RADIUS)
     other = optics.aperture_kernel(number(14.0), RADIUS, blades=number(6), turn=number(0.5))
-    size = (optics.transform_size(RADIUS),) * 2
-    both = optics.convolve_kernels(one, other, optics.softness_transfer(number(1.5), size))
+    both = optics.convolve_kernels(one, other)
     assert both.shape == one.shape
     assert float(both.sum()) == pytest.approx(1, abs=1e-12)
     assert float(both.min()) == 0
-    expected = [a + b + 1.5**2 for a, b in zip(moments(one)[1], moments(other)[1], strict=True)]
-    assert moments(both)[0] == pytest.approx([0, 0], abs=1e-6)
-    assert moments(both)[1] == pytest.approx(expected, rel=1e-3)
+    expected = [a + b for a, b in zip(moments(one)[1], moments(other)[1], strict=True)]
+    assert moments(both)[0] == pytest.approx([0, 0], abs=1e-12)
+    assert moments(both)[1] == pytest.approx(expected, rel=1e-12)

@@ -11,6 +11,7 @@ from toys import CALM
 
 from blursynth import psf
 from blursynth.camera import Camera
+from blursynth.raw import Development
 from blursynth.scene import PATH_POINTS, Recipe, Scene, sample_scene, stack_scenes
 
 SHAKE = dataclasses.replace(CALM, shake=1, unblurred=0)
@@ -113,23 +114,29 @@ def test_iso_follows_the_camera_and_the_size_of_the_picture() -> None:
     noisy = dataclasses.replace(CALM, noise=1)
     camera = Camera(iso=1600)
     rng = np.random.default_rng(0)
-    assert float(sample_scene(rng, camera, (4000, 6000), noisy).iso) == 1600
-    assert float(sample_scene(rng, camera, (700, 1000), noisy).iso) == 400
-    assert float(draw(CALM, camera=camera).iso) == 0
+    assert float(sample_scene(rng, camera, (4000, 6000), noisy).development.iso) == 1600
+    assert float(sample_scene(rng, camera, (700, 1000), noisy).development.iso) == 400
+    assert float(draw(CALM, camera=camera).development.iso) == 0
+
+
+def values(scene: Scene) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    scene.map(lambda value: found.append(value) or value)
+    return found
 
 
 def test_drawing_is_seeded() -> None:
-    first, again, other = (draw(SHAKE, seed) for seed in (4, 4, 5))
-    for field in dataclasses.fields(Scene):
-        a, b = getattr(first, field.name), getattr(again, field.name)
-        assert torch.equal(torch.as_tensor(a), torch.as_tensor(b)), field.name
-    assert not torch.equal(first.rotations, other.rotations)
+    recipe = dataclasses.replace(SHAKE, mosaic=0.5, noise=0.5)
+    first, again, other = (values(draw(recipe, seed)) for seed in (4, 4, 5))
+    assert len(first) == len(dataclasses.fields(Scene)) - 2 + len(dataclasses.fields(Development))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_stacked_scenes_keep_their_values() -> None:
     scenes = [draw(Recipe(), seed) for seed in range(4)]
     together = stack_scenes(scenes)
     for index, scene in enumerate(scenes):
-        assert torch.equal(together.rotations[index], scene.rotations[0])
-        assert torch.equal(together.mask_bias[index], scene.mask_bias[0])
+        for joined, alone in zip(values(together), values(scene), strict=True):
+            assert torch.equal(joined[index], alone[0])
     assert together.has_layer == any(scene.has_layer for scene in scenes)

@@ -50,33 +50,6 @@ def test_highlights_get_light_back_only_where_saturated() -> None:
     assert torch.equal(result[1, 2], linear[1, 2])
 
 
-@pytest.mark.parametrize("light", [0.0, 0.02, 0.4])
-@pytest.mark.parametrize("iso", [100.0, 800.0, 6400.0])
-def test_noise_follows_the_model(iso: float, light: float) -> None:
-    count = 3 * 192 * 192
-    flat = torch.full((1, 3, 192, 192), light)
-    noisy = sensor.add_noise(flat, torch.tensor([iso]), torch.Generator().manual_seed(1)).double()
-    shot = 1e-6 * iso
-    variance = shot * light + np.exp(2.18 * np.log(shot) + 1.20)
-    # Five standard errors of mean and variance; a Poisson of mean m has kurtosis 3 + 1/m.
-    assert abs(float(noisy.mean()) - light) < 5 * (variance / count) ** 0.5
-    kurtosis = 3 + (shot**3 * light) / variance**2
-    error = 5 * ((kurtosis - 1) / count) ** 0.5
-    assert float(noisy.var()) == pytest.approx(variance, rel=error)
-
-
-def test_noise_is_seeded_and_spares_iso_zero() -> None:
-    flat = torch.full((3, 3, 16, 16), 0.3)
-    iso = torch.tensor([400.0, 0.0, 400.0])
-    first, again, other = (
-        sensor.add_noise(flat, iso, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first[0], other[0])
-    assert not torch.equal(first[0], first[2])
-    assert torch.equal(first[1], flat[1])
-
-
 def test_jpeg_tables_are_those_of_libjpeg() -> None:
     for quality in range(1, 101):
         file = io.BytesIO()

@@ -22,7 +22,7 @@ from blursynth.shot import Conditions, take
 from freqdiff.errors import InputError, PhotoError
 
 SIZE = (1080, 1920)
-STILL = Conditions(hand=None, diffraction=False, noise=False, highlights=0)
+STILL = Conditions(hand=None, diffraction=False, mosaic=False, noise=False, highlights=0)
 CAMERA = Camera(exposure_s=1 / 60, focal_mm=85, f_number=2.8, focus_distance_m=4)
 
 
