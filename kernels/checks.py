@@ -233,7 +233,9 @@ def check_filter(image: Tensor, kernels: Tensor, step: int) -> None:
         expected = "(ny, nx, k, k)" + (" or (B, ny, nx, k, k)" if image.dim() == 4 else "")
         raise ValueError(f"kernels has shape {shape}, expected {expected}")
     if batched and len(kernels) != len(image):
-        raise ValueError(f"kernels holds {len(kernels)} grids, expected one per image, {len(image)}")
+        raise ValueError(
+            f"kernels holds {len(kernels)} grids, expected one per image, {len(image)}"
+        )
     if shape[-1] != shape[-2] or shape[-1] % 2 == 0:
         raise ValueError(
             f"kernels are {shape[-2]} x {shape[-1]} pixels, expected a square of an odd side"
