@@ -16,7 +16,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import kernels_attention, kernels_features, kernels_steps, kernels_tiles
+from benchmarks import (
+    kernels_attention,
+    kernels_features,
+    kernels_filter,
+    kernels_steps,
+    kernels_tiles,
+)
 from benchmarks.harness import (
     RESULTS,
     Row,
@@ -34,6 +40,7 @@ MODULES = {
     "halo_attention": kernels_attention,
     "stitch_tiles": kernels_tiles,
     "ddim_step": kernels_steps,
+    "filter_grid": kernels_filter,
 }
 
 

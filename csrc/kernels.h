@@ -159,17 +159,17 @@ struct RasterJob {
   int64_t points, radius;
 };
 
-// One axis of a tile of filter_grid: pixels [begin, end) between two nodes, the first of them at
-// pixel coordinate `origin`. The nodes are the same where one serves the whole axis.
+// One axis of a tile of filter_grid: pixels [begin, end) between two nodes, the first of which lies
+// at `origin`. The nodes are the same where one serves the whole axis.
 struct FilterSpan {
   int64_t begin, end;
   int64_t node, next;
   int64_t origin;
 
-  // How far the centre of a pixel lies from the first node towards the next one.
+  // How far the centre of pixel `begin + offset` lies from the first node towards the next one.
   template <typename S>
-  S share(S pixel, S step) const {
-    return (pixel - S(origin) + S(0.5)) / step;
+  S share(int64_t offset, int64_t step) const {
+    return (S(begin + offset - origin) + S(0.5)) / S(step);
   }
 };
 

@@ -27,6 +27,18 @@ FREQDIFF_INLINE void store(S* target, const Vec<S>& value) {
   std::memcpy(target, &value, sizeof(value));
 }
 
+// The same vector, held in a register: GCC would read memory again for each operation that uses it.
+template <typename S>
+FREQDIFF_INLINE Vec<S> in_register(const Vec<S>& memory) {
+  Vec<S> value = memory;
+#if defined(FREQDIFF_AVX512)
+  __asm__("" : "+v"(value));
+#elif defined(FREQDIFF_AVX2)
+  __asm__("" : "+x"(value));
+#endif
+  return value;
+}
+
 template <typename To, typename From>
 FREQDIFF_INLINE Vec<To> convert(const Vec<From>& value) {
   return __builtin_convertvector(value, Vec<To>);

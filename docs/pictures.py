@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from PIL import Image
@@ -128,6 +129,29 @@ def ddim_step(image: Tensor) -> None:
     save("ddim_step.png")
 
 
+def filter_grid(image: Tensor) -> None:
+    radius, step = 24, 96
+    size = (image.shape[1], image.shape[2])
+    y, x = torch.meshgrid(
+        *(torch.arange(0, length + 1, step) - length / 2 for length in size), indexing="ij"
+    )
+    time = torch.linspace(-0.5, 0.5, 128)
+    roll = 0.08 * time[:, None] * torch.stack((x, -y), -1)[:, :, None]
+    shake = torch.stack((9 * time, 3 * torch.sin(9 * time)), -1)
+    paths = roll + shake
+    kernels = ops.rasterize_paths(paths, torch.full(paths.shape[:-1], 1 / 128), radius)
+    padded = F.pad(image[None], (radius,) * 4, mode="reflect")[0]
+    _, axes = pyplot.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    show(
+        axes[0],
+        kernels.permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1).sqrt(),
+        "kernels of a roll and a tremor, at the nodes",
+        cmap="magma",
+    )
+    show(axes[1], ops.filter_grid(padded, kernels, step), "filter_grid")
+    save("filter_grid.png")
+
+
 def main() -> None:
     """Draw all of them."""
     matplotlib.use("Agg")
@@ -138,6 +162,7 @@ def main() -> None:
     halo_attention()
     stitch_tiles(image)
     ddim_step(image)
+    filter_grid(image)
 
 
 if __name__ == "__main__":

@@ -293,10 +293,10 @@ def filter_grid(image: Tensor, kernels: Tensor, step: int = 192) -> Tensor:
     that the kernels of its four nodes would give there, weighted by where its centre lies between
     them. Not differentiable.
 
-    On the CPU the time grows with the taps: those that are 0 at all four nodes around a block are
-    left out, exactly. See docs/kernels.md for how many taps an FFT starts to be faster at. Values
-    are summed up in their own dtype, one tap after the other: for n taps of random values of one
-    sign the relative error is about 0.2 sqrt(n) units in the last place.
+    On the CPU the time grows with the number of taps: only those that are 0 at all four nodes
+    around a block are left out. docs/kernels.md tells from how many on an FFT is faster. Sums are
+    taken in the dtype of the image, in groups of taps: with kernels of one sign float32 is off by
+    about 1e-7 of the result at 1000 taps and 2e-7 at 16000.
 
     Args:
         image: (C, H + k - 1, W + k - 1) or (B, C, H + k - 1, W + k - 1), finite, float32 or

@@ -24,7 +24,12 @@ def step(x: Tensor) -> Tensor:
     return ops.ddim_step(x, x.sin(), x.cos(), coefficients)
 
 
-CALLS: dict[str, Callable[[Tensor], Tensor]] = {
+def rasterize(x: Tensor) -> Tensor:
+    """Six kernels of paths through the pixels of the image."""
+    return ops.rasterize_paths(4 * x.reshape(-1, 128, 2)[:6], x.reshape(-1, 128)[:6], 3)
+
+
+DIFFERENTIABLE: dict[str, Callable[[Tensor], Tensor]] = {
     "fft_features": lambda x: ops.fft_features(x, 16, 8),
     "fft_bands": lambda x: ops.fft_bands(x, 16, 8, 2, 3, layout="rgb"),
     "band_energy": lambda x: ops.band_energy(x, 16, 2, 3),
@@ -35,6 +40,10 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "ddim_step": step,
 }
+CALLS = DIFFERENTIABLE | {
+    "rasterize_paths": rasterize,
+    "filter_grid": lambda x: ops.filter_grid(x, rasterize(x)[:4].reshape(2, 2, 7, 7), 26),
+}
 
 
 @pytest.fixture
@@ -43,6 +52,12 @@ def image() -> Tensor:
 
 
 @pytest.mark.parametrize("name", CALLS)
+def test_compiles_in_one_graph(name: str, image: Tensor) -> None:
+    compiled = torch.compile(CALLS[name], fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image), CALLS[name](image))
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_compiles_in_one_graph_with_its_gradient(name: str, image: Tensor) -> None:
     compiled = torch.compile(CALLS[name], fullgraph=True, backend="aot_eager")
     inputs = [image.clone().requires_grad_() for _ in range(2)]

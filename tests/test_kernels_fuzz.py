@@ -203,3 +203,39 @@ def test_ddim_step(backend: Backend, data: st.DataObject) -> None:
     coefficients = data.draw(tensors((shape[0], 5), torch.float32))
     result = agree(backend, "ddim_step", x, f, y, coefficients, data.draw(st.booleans()))
     assert result.stride() == torch.empty_like(x).stride()
+
+
+only_cpp = pytest.mark.parametrize("backend", BACKENDS[:1])
+"""For operations that have no other kernel."""
+
+wide = st.sampled_from([torch.float32, torch.float64])
+
+
+@only_cpp
+@some
+@given(data=st.data())
+def test_rasterize_paths(backend: Backend, data: st.DataObject) -> None:
+    shape = (*data.draw(st.lists(st.integers(0, 4), max_size=2)), data.draw(st.integers(0, 70)))
+    dtype = data.draw(wide)
+    scale = data.draw(st.floats(0, 20))
+    displacements = (data.draw(tensors((*shape, 2), dtype)) - 0.5) * scale
+    weights = data.draw(tensors(shape, dtype))
+    agree(backend, "rasterize_paths", displacements, weights, data.draw(st.integers(0, 9)))
+
+
+@only_cpp
+@some
+@given(data=st.data())
+def test_filter_grid(backend: Backend, data: st.DataObject) -> None:
+    # Wide blocks fill all registers, and larger ones are cut.
+    height, width = data.draw(sizes), data.draw(st.one_of(sizes, st.integers(90, 420)))
+    step = data.draw(st.one_of(sizes, st.integers(20, 420)))
+    side = 2 * data.draw(st.integers(0, 4)) + 1
+    batch, channels = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 3))
+    nodes = [data.draw(st.sampled_from([1, -(-size // step) + 1])) for size in (height, width)]
+    dtype = data.draw(wide)
+    image = data.draw(tensors((batch, channels, height + side - 1, width + side - 1), dtype))
+    grids = data.draw(st.sampled_from([1, batch])), *nodes, side, side
+    kernels = data.draw(tensors(grids, dtype))
+    kernels = kernels.where(data.draw(tensors(grids, dtype)) < data.draw(st.floats(0, 1)), 0)
+    agree(backend, "filter_grid", image, kernels, step)

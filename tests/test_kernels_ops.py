@@ -114,6 +114,18 @@ CASES = {
             False,
         ),
     ),
+    "paths": (
+        torch.ops.freqdiff.rasterize_paths.default,
+        lambda: (torch.randn(2, 3, 8, 2), torch.rand(2, 3, 8), 4),
+    ),
+    "grid": (
+        torch.ops.freqdiff.filter_grid.default,
+        lambda: (torch.rand(2, 3, 24, 34), torch.rand(2, 3, 4, 5, 5), 10),
+    ),
+    "shared kernel": (
+        torch.ops.freqdiff.filter_grid.default,
+        lambda: (torch.rand(2, 3, 24, 34).double(), torch.rand(1, 1, 1, 5, 5).double(), 10),
+    ),
     "stitch to bytes": (
         torch.ops.freqdiff.stitch_tiles.default,
         lambda: (
@@ -187,6 +199,8 @@ def test_cuda_kernels_are_registered_without_a_gpu() -> None:
         assert report[name]["cuda"] == live
         if live == "cuda":
             assert native.has_kernel(name, "cuda")
+    for name in ("rasterize_paths", "filter_grid"):
+        assert report[name]["cuda"] == "reference"
 
 
 def test_status_of_the_extension() -> None:
