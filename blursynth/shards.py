@@ -44,15 +44,17 @@ def _write_shard(plan: Plan, number: int, pairs: list[dict[str, Any]]) -> None:
     content = hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).hexdigest()
     if _is_written(path, note, content):
         return
-    with atomic_stream(path) as stream:
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for record in pairs:
-                name = name_of(record["index"])
-                for side in SIDES:
-                    data = (plan.output / record[f"{side}_file_name"]).read_bytes()
-                    suffix = SUFFIXES[plan.settings.format]
-                    _add(tar, f"{name}.{side}{suffix}", data)
-                _add(tar, f"{name}.json", json.dumps(record, sort_keys=True).encode())
+    suffix = SUFFIXES[plan.settings.format]
+    with (
+        atomic_stream(path) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for record in pairs:
+            name = name_of(record["index"])
+            for side in SIDES:
+                data = (plan.output / record[f"{side}_file_name"]).read_bytes()
+                _add(tar, f"{name}.{side}{suffix}", data)
+            _add(tar, f"{name}.json", json.dumps(record, sort_keys=True).encode())
     with path.open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()
     description = {"content": content, "bytes": path.stat().st_size, "sha256": digest}

@@ -2,9 +2,10 @@
 
 Three numbers per photo, by simple estimators of our own:
 
-* blur width: natural photos have a power spectrum near a / f^2; a Gaussian of deviation s multiplies
-  it by exp(-4 pi^2 s^2 f^2). Both are fitted to the radial bands that stand out of the noise, so a
-  sharp photo has about 0 to 0.5 px and other blurs the width of the Gaussian most alike.
+* blur width: natural photos have a power spectrum near a / f^2; a Gaussian of deviation s
+  multiplies it by exp(-4 pi^2 s^2 f^2). Both are fitted to the radial bands that stand out of the
+  noise: a sharp photo has about 0.5 px, a Gaussian its deviation (up to 6 px, where the spectrum
+  ends), and another blur the deviation of the Gaussian most alike.
 * noise level: median absolute deviation of a Laplacian in the flattest tenth of the blocks.
 * brightness: mean luma of the sRGB values.
 """
