@@ -213,12 +213,12 @@ def test_pairs_out_of_line_are_drawn_again_and_then_rejected(
 ) -> None:
     genuine, calls = build_pair.synthesize, []
 
-    def negative(sharp: torch.Tensor, camera: Camera, *, seed: int) -> Any:
+    def black(sharp: torch.Tensor, camera: Camera, *, seed: int) -> Any:
         calls.append(seed)
         result = genuine(sharp, camera, seed=seed)
-        return dataclasses.replace(result, blurred=1 - sharp)
+        return dataclasses.replace(result, blurred=0 * sharp)
 
-    monkeypatch.setitem(build_pair.ENGINES, "physics", negative)
+    monkeypatch.setitem(build_pair.ENGINES, "physics", black)
     summary = make(photos, tmp_path / "out", count=3)
     assert (summary.written, summary.rejected, summary.shards) == (0, 3, 0)
     assert len(calls) == len(set(calls)) == 12
