@@ -6,9 +6,14 @@ import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from freqdiff.errors import OutputError
+
+TEMPORARY_FILES = ".freqdiff-*.tmp"
+"""Pattern of the names of temporary files, which only a killed process leaves behind."""
 
 _REASONS = {
     errno.ENOSPC: "the disk is full, so free some space or choose another folder",
@@ -33,14 +38,36 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
+    with _replacing(path) as temporary:
+        _write_and_sync(temporary, data)
+
+
+@contextlib.contextmanager
+def atomic_stream(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Like `write_atomically` for content that does not fit in memory: a stream to write it to.
+
+    The file takes its place at the end of the `with` block, unless that ends with an error.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with _replacing(path) as temporary, temporary.open("xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lend the name of a temporary file, which afterwards replaces ``path`` or is removed."""
     target = Path(os.path.realpath(path))
     # A short name of its own: the target's may already be as long as the file system allows.
-    temporary = target.with_name(f".freqdiff-{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(TEMPORARY_FILES.replace("*", secrets.token_hex(8)))
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         try:
-            _write_and_sync(temporary, data)
+            yield temporary
             with contextlib.suppress(FileNotFoundError):
                 temporary.chmod(target.stat().st_mode & 0o7777)
             os.replace(temporary, target)

@@ -1,0 +1,51 @@
+"""What the sub-commands share: the parser, kinds of values, and errors as one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from freqdiff.errors import FreqDiffError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"blursynth: {message}; see '{self.prog} --help'.\n")
+
+
+def whole_number(low: int) -> Callable[[str], int]:
+    """A type of argument: a whole number from `low` on."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} on, got {text!r}")
+        return value
+
+    return parse
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, on one line."""
+    if isinstance(error, FreqDiffError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "There is not enough memory: close other programs or use smaller photos."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    what = ": ".join([type(error).__name__, *lines[:1]]).rstrip(".")
+    return f"Unexpected {what}; run it again with --debug to see where."
+
+
+def complain(message: str) -> None:
+    """Print a sentence on stderr."""
+    print(f"blursynth: {message}", file=sys.stderr)
