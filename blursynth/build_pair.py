@@ -24,7 +24,9 @@ from blursynth.build_store import (
 from blursynth.camera import Camera
 from blursynth.category import scene_category
 from blursynth.certificate import certify
+from blursynth.exif import write_camera
 from blursynth.physics import MARGIN, synthesize
+from blursynth.shot import Conditions, sample_shot
 from blursynth.statistics import measure
 from freqdiff.errors import FreqDiffError, OutputError, PhotoError
 from freqdiff.images import open_image
@@ -142,9 +144,17 @@ def make_pair(plan: Plan, index: int, source: _Source) -> bool:
         rng = np.random.default_rng([plan.settings.seed, index, draw])
         box = _place(rng, photo, plan.settings.crop)
         padded, margins = _cut(photo, box)
-        camera = Camera.sample(rng, plan.prior)
+        frame = (photo.pixels.shape[0], photo.pixels.shape[1])
+        camera, conditions = sample_shot(rng, frame[1], plan.prior)
         seed = int(rng.integers(2**31))
-        result = ENGINES[plan.settings.engine](padded, camera, seed=seed)
+        result = ENGINES[plan.settings.engine](
+            padded,
+            camera,
+            seed=seed,
+            conditions=conditions,
+            frame_size=frame,
+            origin=(box[1] - margins[1], box[0] - margins[0]),
+        )
         sharp, blurred = (_trim(image, margins) for image in (padded, result.blurred))
         certificate = certify(sharp, blurred)
         if not certificate.passed:
@@ -170,6 +180,7 @@ def make_pair(plan: Plan, index: int, source: _Source) -> bool:
             "width": box[2],
             "height": box[3],
             "camera": _plain(result.camera),
+            "conditions": _plain(conditions),
             "category": scene_category(record["source"], result.camera, statistics.brightness),
             **_rounded(dataclasses.asdict(certificate)),
             **_rounded(dataclasses.asdict(statistics)),
@@ -180,8 +191,8 @@ def make_pair(plan: Plan, index: int, source: _Source) -> bool:
 
 
 def _blurred_metadata(photo: Photo, camera: Camera) -> Metadata:
-    """What the file of a blurred photo says about itself: its colours (and here its camera)."""
-    return Metadata(icc=_profile(photo))
+    """What the file of a blurred photo says about itself: its colours and its camera."""
+    return Metadata(icc=_profile(photo), exif=write_camera(camera))
 
 
 def _profile(photo: Photo) -> bytes | None:
@@ -229,9 +240,9 @@ def _trim(image: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
     return image[:, top : height - bottom, left : width - right]
 
 
-def _plain(camera: Camera) -> dict[str, Any]:
+def _plain(settings_of: Camera | Conditions) -> dict[str, Any]:
     """Settings for JSON, which has no infinity."""
-    settings = dataclasses.asdict(camera)
+    settings = dataclasses.asdict(settings_of)
     return {
         name: None if isinstance(value, float) and math.isinf(value) else value
         for name, value in settings.items()

@@ -39,6 +39,10 @@ class Hand:
             if not low <= value < math.inf:
                 raise ValueError(f"Hand.{field.name} is {value}, expected {low:g} or more.")
 
+    def speed_deg_s(self) -> float:
+        """Root mean square of the angular speed around each axis that moves the picture."""
+        return math.hypot(self.drift_deg_s, self.tremor_deg_s) / math.pow(2, self.stabilizer_stops)
+
     def path(self, rng: np.random.Generator, duration_s: float, points: int) -> NDArray[Any]:
         """Draw pitch, yaw and roll over time.
 

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from freqdiff_kernels import ops
 
+FAINTEST = 1e-4
+"""Of a kernel's largest tap: fainter ones, such as far rings, cost time and are not seen."""
+
 
 def aperture_kernel(
     diameter_px: Tensor,
@@ -117,4 +120,5 @@ def convolve_kernels(kernel: Tensor, other: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(kernel, (side // 2,) * 4).reshape(-1, 1, *(2 * side - 1,) * 2)
     taps = other.expand_as(kernel).reshape(-1, 1, 1, side, side)
     result = ops.filter_grid(padded, taps).view(kernel.shape)
+    result = torch.where(result > FAINTEST * result.amax((-2, -1), keepdim=True), result, 0)
     return result / result.sum((-2, -1), keepdim=True)

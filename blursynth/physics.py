@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import torch
@@ -13,13 +14,15 @@ from blursynth import depth, psf, raw, sensor, shot
 from blursynth.camera import Camera
 from blursynth.scene import Recipe, Scene, sample_scene
 from blursynth.shot import Conditions
-from freqdiff_kernels import ops
+from freqdiff_kernels import ops, reference_filter
 
 MARGIN = 32
 """Pixels around a crop of the training stream that its blur may reach into."""
 LONGEST_REACH = 160
 """Pixels that the blur of a whole frame may reach; longer paths are cut there."""
 
+_MOST_TAPS = 1000
+"""Denser kernels are faster by FFT (docs/kernels.md, on an AMD EPYC with AVX-512)."""
 STEP = 192
 """Pixels between the kernels of a frame whose blur varies."""
 
@@ -78,7 +81,10 @@ def _filter(
     grid = [torch.arange(count, device=image.device) * step for count in (rows, columns)]
     nodes = origin[:, None, None] + torch.stack(torch.meshgrid(*grid, indexing="ij"), -1)
     kernels = psf.kernels_at(scene, nodes.flatten(1, 2), margin, front=front)
-    return ops.filter_grid(image, kernels.view(-1, rows, columns, *kernels.shape[2:]), step)
+    kernels = kernels.view(-1, rows, columns, *kernels.shape[2:])
+    if float((kernels > 0).sum((-2, -1)).amax()) > _MOST_TAPS:
+        return reference_filter.filter_grid(image, kernels, step)
+    return ops.filter_grid(image, kernels, step)
 
 
 def _filter_layers(
@@ -89,15 +95,22 @@ def _filter_layers(
     What a blurred near layer lets through behind its edge was hidden in the photo: it takes the
     colours of what is seen there.
     """
-    inner = (slice(None), slice(None), slice(margin, -margin), slice(margin, -margin))
-    result = torch.zeros_like(image[inner])
+    height, width = (side - 2 * margin for side in image.shape[-2:])
+    result = image.new_zeros(1, 3, height, width)
     free = torch.ones_like(result[:, :1])
     for diameter, opacity in depth.layers(confusion):
         focused = dataclasses.replace(scene, defocus_px=scene.defocus_px * 0 + diameter)
-        layer = torch.cat((image * opacity, opacity), 1)
-        layer = _filter(layer, focused, origin, step, margin, front=False)
-        result += free * layer[:, :3]
-        free *= 1 - layer[:, 3:]
+        # A layer covers a part of the frame: its blocks are blurred alone.
+        for y, x in itertools.product(range(0, height, step), range(0, width, step)):
+            place = (..., slice(y, y + step + 2 * margin), slice(x, x + step + 2 * margin))
+            if not bool(opacity[place].any()):
+                continue
+            layer = torch.cat((image[place] * opacity[place], opacity[place]), 1)
+            block = origin + origin.new_tensor([y, x])
+            layer = _filter(layer, focused, block, step, margin, front=False)
+            inner = (..., slice(y, y + step), slice(x, x + step))
+            result[inner] += free[inner] * layer[:, :3]
+            free[inner] *= 1 - layer[:, 3:]
     return result / (1 - free)
 
 
@@ -145,14 +158,16 @@ def blur_frame(
     scene: Scene,
     generator: torch.Generator,
     confusion: Tensor | None = None,
+    origin: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Blur a whole frame.
+    """Blur a whole frame, or a part of one whose surroundings are not known.
 
     Args:
         image: (3, H, W) sRGB in [0, 1].
         scene: one exposure (a batch of one).
         generator: source of the noise, on the device of `image`.
         confusion: (H, W) circle of confusion of each pixel, instead of `scene.defocus_px`.
+        origin: position (y, x) of the image in the frame of the scene.
 
     Returns:
         (3, H, W) sRGB in [0, 1] on 256 levels.
@@ -163,7 +178,7 @@ def blur_frame(
     padded = F.pad(image[None], (margin,) * 4, mode="replicate")
     if confusion is not None:
         confusion = F.pad(confusion[None, None], (margin,) * 4, mode="replicate")
-    light = expose(padded, scene, image.new_zeros(1, 2), margin, confusion)
+    light = expose(padded, scene, image.new_tensor([origin]), margin, confusion)
     return develop(light, scene, generator)[0]
 
 
@@ -192,6 +207,8 @@ def synthesize(
     recipe: Recipe | None = None,
     conditions: Conditions | None = None,
     depth_m: Tensor | None = None,
+    frame_size: tuple[int, int] | None = None,
+    origin: tuple[int, int] = (0, 0),
 ) -> Synthesis:
     """Make a realistic blurred photo from a sharp one.
 
@@ -206,6 +223,8 @@ def synthesize(
         conditions: what the blur depends on beside the camera.
         depth_m: (H, W) distance of each pixel in metres, see `depth.read_depth`; instead of
             `conditions.distance_m`.
+        frame_size: height and width of the frame that `sharp` is a part of; without, it is all.
+        origin: position (y, x) of `sharp` in it.
 
     Raises:
         ValueError: `sharp` is not a (3, H, W) floating-point image, the depth map has another
@@ -220,18 +239,19 @@ def synthesize(
         raise ValueError(f"depth_m is {tuple(depth_m.shape)}, expected {size} as the photo.")
     if recipe is not None and (conditions is not None or depth_m is not None):
         raise ValueError("recipe decides the blur in pixels; give it, or conditions and depth_m.")
+    frame = frame_size or size
     physical = recipe is None and (camera, conditions, depth_m) != (None, None, None)
     rng = np.random.default_rng(seed)
     camera = camera or Camera.sample(rng)
     if physical:
-        scene = shot.take(rng, camera, size, conditions or Conditions())
+        scene = shot.take(rng, camera, frame, conditions or Conditions())
     else:
         recipe = recipe or dataclasses.replace(Recipe(), unblurred=0.0)
-        scene = sample_scene(rng, camera, size, recipe)
+        scene = sample_scene(rng, camera, frame, recipe)
     scene = scene.map(lambda values: values.to(sharp.device))
     confusion = None
     if depth_m is not None:
-        confusion = depth.confusion_px(camera, depth_m.to(sharp.device), size[1])
+        confusion = depth.confusion_px(camera, depth_m.to(sharp.device), frame[1])
     generator = torch.Generator(sharp.device).manual_seed(int(rng.integers(2**62)))
-    blurred = blur_frame(sharp.float(), scene, generator, confusion)
-    return Synthesis(blurred, camera, scene, psf.blur_field(scene, confusion))
+    blurred = blur_frame(sharp.float(), scene, generator, confusion, origin)
+    return Synthesis(blurred, camera, scene, psf.blur_field(scene, size, origin, confusion))

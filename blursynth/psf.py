@@ -124,20 +124,26 @@ class BlurField:
 GRID = 16
 
 
-def blur_field(scene: Scene, confusion: Tensor | None = None) -> BlurField:
+def blur_field(
+    scene: Scene,
+    size: tuple[int, int],
+    origin: tuple[int, int] = (0, 0),
+    confusion: Tensor | None = None,
+) -> BlurField:
     """The blur field of the background of one exposure.
 
     Args:
         scene: one exposure (a batch of one).
+        size: height and width of the photo, which may be a part of the scene's frame.
+        origin: position (y, x) of the photo in it.
         confusion: (H, W) circle of confusion of each pixel instead of `scene.defocus_px`.
     """
-    size = [int(side) for side in scene.frame_size[0]]
     counts = [-(-side // GRID) for side in size]
     # The path hardly changes within a few hundred pixels; its spread is interpolated between.
     coarse = [min(count, 1 + -(-count // 16)) for count in counts]
     lines = [
-        (torch.arange(count, device=scene.weights.device) + 0.5) * side / count
-        for count, side in zip(coarse, size, strict=True)
+        first + (torch.arange(count, device=scene.weights.device) + 0.5) * side / count
+        for count, side, first in zip(coarse, size, origin, strict=True)
     ]
     nodes = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, 1)[None]
     path = camera_path(scene, nodes)[0]

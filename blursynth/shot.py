@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from blursynth.raw import Development, sample_development
 from blursynth.scene import MASK_WAVES, PATH_POINTS, Scene
 
 WAVELENGTH_MM = 550e-6
+LEAST_BLUR_PX, MOST_BLUR_PX = 1.5, 40.0
+"""Limits of `sample_shot`."""
+_MOST_DRAWS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,67 @@ class Conditions:
             raise ValueError(f"Conditions.distance_m is {self.distance_m}, expected above 0.")
 
 
+def sample_shot(
+    rng: np.random.Generator, width_px: int, prior: Sequence[Camera] | None = None
+) -> tuple[Camera, Conditions]:
+    """Draw a photo that somebody would call blurred: settings, hand and distance that cause it.
+
+    Most real exposures are sharp. One whose shake and defocus stay below `LEAST_BLUR_PX` gets a
+    longer exposure at the same brightness (lower ISO, then a smaller aperture), as far as there
+    are such settings; what is still sharp, or blurred beyond recognition, is drawn again.
+
+    Args:
+        rng: source of the settings.
+        width_px: width of the frame in pixels.
+        prior: exposures to draw from, see `Camera.sample`.
+
+    Raises:
+        ValueError: no exposure of the prior can be blurred.
+    """
+    for _ in range(_MOST_DRAWS):
+        camera = Camera.sample(rng, prior)
+        conditions = _sample_conditions(rng, camera)
+        assert conditions.hand is not None
+        speed = conditions.hand.speed_deg_s()
+        wanted = math.exp(rng.uniform(math.log(LEAST_BLUR_PX), math.log(MOST_BLUR_PX)))
+        shake = camera.expected_shake_px(width_px, speed)
+        if shake < wanted and conditions.distance_m is None:
+            try:
+                longer = min(camera.exposure_s * wanted / shake, 1.0)
+                camera = camera.equivalent_exposure(exposure_s=longer)
+            except ValueError:
+                continue
+            shake = camera.expected_shake_px(width_px, speed)
+        defocus = 0.0
+        if conditions.distance_m is not None:
+            defocus = abs(float(camera.circle_of_confusion_px(conditions.distance_m, width_px)))
+        if LEAST_BLUR_PX <= math.hypot(shake, defocus) <= MOST_BLUR_PX:
+            return camera, conditions
+    raise ValueError("prior holds no exposure that could blur a photo; give another one.")
+
+
+def _sample_conditions(rng: np.random.Generator, camera: Camera) -> Conditions:
+    hand = Hand(
+        drift_deg_s=math.exp(rng.normal(0, 0.5)),
+        tremor_deg_s=0.5 * math.exp(rng.normal(0, 0.5)),
+        stabilizer_stops=float(rng.uniform(0, 4) if rng.random() < 0.4 else 0),
+    )
+    distance = None
+    if rng.random() < 0.4:
+        focus = min(camera.focus_distance_m, 100.0)
+        distance = focus * math.exp(rng.normal(0, 0.7))
+    return Conditions(
+        hand=hand,
+        readout_s=float(rng.choice([0.0, 1 / 100, 1 / 60, 1 / 30])),
+        distance_m=distance,
+        cat_eye=float(rng.uniform(0, 0.8) if camera.f_number < 4 else 0),
+        softness_px=float(rng.uniform(0, 0.6)),
+        highlights=float(rng.uniform(0.25, 1.75)),
+        tone=float(rng.uniform(1, 1.6) if rng.random() < 0.5 else 1),
+        jpeg_quality=int(rng.integers(80, 99)),
+    )
+
+
 def take(
     rng: np.random.Generator,
     camera: Camera,
@@ -107,7 +172,7 @@ def take(
         focal_px=tensor(camera.focal_px(width_px)),
         object_shift=tensor(np.zeros((PATH_POINTS, 2))),
         defocus_px=tensor([defocus, defocus]),
-        blades=tensor(0.0),
+        blades=tensor(float(camera.blades)),
         blade_turn=tensor(rng.uniform(0, 2 * math.pi)),
         cat_eye=tensor(conditions.cat_eye),
         cutoff=tensor(cutoff),

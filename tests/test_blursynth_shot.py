@@ -18,7 +18,7 @@ from blursynth.camera import Camera
 from blursynth.motion import Hand
 from blursynth.physics import synthesize
 from blursynth.scene import Recipe, Scene
-from blursynth.shot import Conditions, take
+from blursynth.shot import Conditions, sample_shot, take
 from freqdiff.errors import InputError, PhotoError
 
 SIZE = (1080, 1920)
@@ -152,7 +152,7 @@ def test_a_flat_picture_stays_flat_in_any_depth() -> None:
 def test_blur_field_tells_motion_and_defocus() -> None:
     conditions = dataclasses.replace(STILL, hand=Hand(2.0, 0.0, memory_s=1e3), distance_m=7.0)
     scene = scene_of(CAMERA, conditions)
-    field = psf.blur_field(scene)
+    field = psf.blur_field(scene, SIZE)
     assert field.motion.shape == (2, 68, 120)
     path = psf.camera_path(scene, scene.frame_size[:, None] / 2)[0, 0]
     straight = path[-1] - path[0]
@@ -160,6 +160,37 @@ def test_blur_field_tells_motion_and_defocus() -> None:
     assert float(middle.norm()) == pytest.approx(float(straight.norm()), rel=0.05)
     assert float((middle @ straight).abs() / middle.norm() / straight.norm()) > 0.99
     assert float(field.defocus[0, 0]) == pytest.approx(CAMERA.circle_of_confusion_px(7.0, 1920))
+
+
+def test_a_part_of_a_frame_is_blurred_as_there() -> None:
+    """A crop gets the blur of its place in the frame, not of a frame of its own."""
+    image = photo(384, 512)
+    conditions = Conditions(hand=Hand(20.0), mosaic=False, noise=False, highlights=0)
+    camera = dataclasses.replace(CAMERA, focal_mm=14)
+    whole = synthesize(image, camera, conditions=conditions, seed=3).blurred
+    part = image[:, 192:, 192:]
+    place = {"frame_size": (384, 512), "origin": (192, 192)}
+    made = synthesize(part, camera, conditions=conditions, seed=3, **place)
+    inner = (slice(None), slice(32, -32), slice(32, -32))
+    difference = made.blurred[inner] - whole[:, 192:, 192:][inner]
+    assert float(difference.abs().max()) <= 1 / 255 + 1e-6
+    alone = synthesize(part, camera, conditions=conditions, seed=3).blurred
+    assert float((alone - made.blurred).abs().max()) > 5 / 255
+
+
+def test_drawn_shots_are_visibly_blurred() -> None:
+    rng = np.random.default_rng(0)
+    prior = [CAMERA, dataclasses.replace(CAMERA, exposure_s=1 / 2000, iso=1600)]
+    for index in range(60):
+        camera, conditions = sample_shot(rng, 3840, prior if index % 2 else None)
+        assert conditions.hand is not None
+        shake = camera.expected_shake_px(3840, conditions.hand.speed_deg_s())
+        distance = conditions.distance_m or camera.focus_distance_m
+        defocus = abs(camera.circle_of_confusion_px(distance, 3840))
+        assert 1.5 <= math.hypot(shake, defocus) <= 40.001
+    fast = dataclasses.replace(CAMERA, exposure_s=1 / 32000, iso=50, f_number=22, focal_mm=10)
+    with pytest.raises(ValueError, match=r"^prior holds no exposure that could blur a photo;"):
+        sample_shot(rng, 640, [fast])
 
 
 def test_parts_can_be_switched_off() -> None:
