@@ -322,6 +322,8 @@ def test_the_kernels_check_what_they_read(level: str) -> None:
         kernel.filter_grid(image, grid.expand(1, 3, 1, 3, 3), 8)
     with pytest.raises(RuntimeError, match="weights has size 3 in dimension 0, expected 4"):
         kernel.rasterize_paths(torch.zeros(4, 2), torch.zeros(3), 1)
+    with pytest.raises(RuntimeError, match="rank of displacements is 1, expected at least 2"):
+        kernel.rasterize_paths(torch.zeros(2), torch.tensor(0.0), 1)
 
 
 def test_gradients_are_refused() -> None:
