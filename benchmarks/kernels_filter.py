@@ -150,7 +150,6 @@ def filter_frame(name: str, grids: list[Tensor]) -> Case:
     }
 
     def check() -> float:
-        """On the upper left of the frame for all, which is where all of them start."""
         image, grid = arguments(0)
         ours = ops.filter_grid(image, grid, STEP)
         for competitor_name, competitor in competitors.items():
@@ -214,8 +213,9 @@ def raster_histogram(displacements: NDArray[np.float32], weights: NDArray[np.flo
 
 def rasterize() -> Case:
     """Many paths to kernels."""
+    frames = -(-PATHS // math.prod(grid_shape()))
     paths = [
-        torch.cat([shake(10 * n + i).flatten(0, 1) for i in range(PATHS // 200)])[:PATHS]
+        torch.cat([shake(n * frames + i).flatten(0, 1) for i in range(frames)])[:PATHS]
         for n in range(SETS)
     ]
     weights = torch.full((len(paths[0]), POINTS), 1 / POINTS)

@@ -32,6 +32,8 @@ void check_same_dtype(const char* name, const Tensor& tensor, const char* other,
 Tensor rasterize_paths(const Tensor& displacements, const Tensor& weights, int64_t radius) {
   FREQDIFF_CHECK_CPU(displacements);
   FREQDIFF_CHECK_CPU(weights);
+  FREQDIFF_CHECK(displacements.dim() >= 2, "rank of displacements", displacements.dim(),
+                 "at least 2: (..., N, 2)");
   FREQDIFF_CHECK_DIM(weights, displacements.dim() - 1, "(..., N)");
   FREQDIFF_CHECK_SIZE(displacements, displacements.dim() - 1, 2);
   FREQDIFF_CHECK(radius >= 0, "radius", radius, "at least 0");

@@ -14,6 +14,7 @@ from benchmarks import (
     kernels,
     kernels_attention,
     kernels_features,
+    kernels_filter,
     kernels_steps,
     kernels_tiles,
 )
@@ -80,7 +81,7 @@ def test_memory_is_poisoned_while_checking() -> None:
 
 @pytest.mark.slow
 def test_cases_check_their_competitors(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (kernels_features, kernels_tiles, kernels_steps):
+    for module in (kernels_features, kernels_tiles, kernels_steps, kernels_filter):
         monkeypatch.setattr(module, "HEIGHT", 512 + 412)
         monkeypatch.setattr(module, "WIDTH", 512 + 416)
     monkeypatch.setattr(kernels_tiles, "STARTS", ([0, 412], [0, 416]))
@@ -93,6 +94,7 @@ def test_cases_check_their_competitors(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels_attention.attention(shape, "cpu", torch.float32, backward=True),
         kernels_tiles.stitch("cpu", half, torch.uint16),
         kernels_tiles.extract("cpu"),
+        *kernels_filter.cases("cpu"),
     ]
     for case in cases:
         with harness.poisoned_memory():
