@@ -5,8 +5,8 @@ Three numbers per photo, by simple estimators of our own:
 * blur width: natural photos have a power spectrum near a / f^2; a Gaussian of deviation s
   multiplies it by exp(-4 pi^2 s^2 f^2). Both are fitted in four directions to the radial bands that
   stand out of the noise, and the variances averaged: a sharp photo has about 0.5 px, a Gaussian its
-  deviation (up to 6 px, where the spectrum ends). Shake whose kernel has a sharp core looks narrower
-  than it is.
+  deviation (up to 6 px, where the spectrum ends). Shake whose kernel has a sharp core looks
+  narrower than it is.
 * noise level: median absolute deviation of a Laplacian in the flattest tenth of the blocks.
 * brightness: mean luma of the sRGB values.
 """
