@@ -103,6 +103,11 @@ def read_record(plan: Plan, index: int) -> dict[str, Any] | None:
     return record if fits else None
 
 
+def count_records(plan: Plan) -> int:
+    """Number of pairs that are done."""
+    return sum(1 for _ in (plan.output / "records").glob("[0-9]*.json"))
+
+
 def drop_record(plan: Plan, index: int) -> None:
     """Forget a pair that is not whole, so that it is in no list until it is made again."""
     _record_path(plan, index).unlink(missing_ok=True)

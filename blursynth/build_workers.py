@@ -47,7 +47,8 @@ def run_in_processes(plan: Plan, workers: int) -> Iterator[Outcome]:
             # Few tasks at a time: memory does not grow with the data set.
             while True:
                 while len(waiting) < 2 * workers and (task := next(tasks, None)) is not None:
-                    waiting.add(pool.submit(_work, task))
+                    with _interrupts_held():
+                        waiting.add(pool.submit(_work, task))
                 if not waiting:
                     return
                 done, waiting = concurrent.futures.wait(
@@ -63,6 +64,16 @@ def run_in_processes(plan: Plan, workers: int) -> Iterator[Outcome]:
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Block SIGINT; a process that is started meanwhile inherits that until it ignores SIGINT."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(plan: Plan, stop: Event) -> None:

@@ -163,7 +163,7 @@ def _run(
                     problems[source] = Problem(source, outcome.message)
                 bar.update()
     except KeyboardInterrupt:
-        done = counts["written"] + counts["kept"]
+        done = build_store.count_records(plan)
         raise KeyboardInterrupt(
             f"Interrupted: {done} of {plan.settings.count} pairs are done; "
             "the same command goes on from there."

@@ -45,6 +45,7 @@ def run_on_ray(plan: Plan, address: str) -> Iterator[Outcome]:
             ) from error
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         # Each row is a task of some pairs of one photo, so that a photo is not read for every pair.
         tasks = ray.data.from_items([{"task": task} for task in plan.tasks()])
         shared = ray.put(plan)

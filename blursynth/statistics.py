@@ -3,9 +3,10 @@
 Three numbers per photo, by simple estimators of our own:
 
 * blur width: natural photos have a power spectrum near a / f^2; a Gaussian of deviation s
-  multiplies it by exp(-4 pi^2 s^2 f^2). Both are fitted to the radial bands that stand out of the
-  noise: a sharp photo has about 0.5 px, a Gaussian its deviation (up to 6 px, where the spectrum
-  ends), and another blur the deviation of the Gaussian most alike.
+  multiplies it by exp(-4 pi^2 s^2 f^2). Both are fitted in four directions to the radial bands that
+  stand out of the noise, and the variances averaged: a sharp photo has about 0.5 px, a Gaussian its
+  deviation (up to 6 px, where the spectrum ends). Shake whose kernel has a sharp core looks
+  narrower than it is.
 * noise level: median absolute deviation of a Laplacian in the flattest tenth of the blocks.
 * brightness: mean luma of the sRGB values.
 """
@@ -24,7 +25,8 @@ from torch import Tensor
 from freqdiff.errors import InputError
 from freqdiff_kernels.ops import band_energy
 
-_WINDOW, _RINGS = 64, 16
+_WINDOW, _RINGS, _SECTORS = 64, 16, 4
+_DEPTH = 4.0
 _BLOCK = 16
 _LUMA = (0.299, 0.587, 0.114)
 _ROUNDING = 1 / (12 * 255**2)
@@ -66,17 +68,24 @@ def _blur_width(image: Tensor, noise: float) -> float:
     height, width = (n // _WINDOW * _WINDOW for n in image.shape[1:])
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
     whole = image[None, :, top : top + height, left : left + width]
-    power = band_energy(whole, _WINDOW, _RINGS, 1)[0].double().exp().numpy()
-    frequency = (np.arange(_RINGS) + 0.5) * 0.5 / _RINGS
-    # The luma of white noise of equal strength in all colours is what `noise` was measured in.
+    bands = band_energy(whole, _WINDOW, _RINGS, _SECTORS)[0].double().exp()
+    # The luma of the noise in all colours is what `noise` was measured in.
     floor = noise**2 + _ROUNDING
-    clear = power > 4 * floor
-    # The first ring holds the mean and what the taper spreads of it; the fit needs two more.
-    last = max(3, int(np.argmin(clear)) if not clear.all() else _RINGS)
-    rings = slice(1, last)
-    signal = np.log(np.maximum(power[rings] - floor, 0.1 * floor)) + 2 * np.log(frequency[rings])
-    slope = np.polyfit(-4 * math.pi**2 * frequency[rings] ** 2, signal, 1)[0]
-    return math.sqrt(max(0.0, float(slope)))
+    # Motion leaves the spectrum across it whole, which a mean over all directions would show.
+    variances = [_variance(power, floor) for power in bands.view(_RINGS, _SECTORS).T.numpy()]
+    return math.sqrt(max(0.0, sum(variances) / _SECTORS))
+
+
+def _variance(power: np.ndarray, floor: float) -> float:
+    """Square of the width of the blur along one direction, from its power in each ring."""
+    frequency = (np.arange(_RINGS) + 0.5) * 0.5 / _RINGS
+    signal = np.log(np.maximum(power - floor, 0.1 * floor)) + 2 * np.log(frequency)
+    # The first ring holds the mean and what the taper spreads of it. The fit ends where the noise
+    # begins, or where a blur has taken most: the side lobes of motion and defocus are no Gaussian.
+    over = (power <= 4 * floor) | (signal < signal[1] - _DEPTH)
+    over[:3] = False
+    rings = slice(1, int(np.argmax(over)) if over.any() else _RINGS)
+    return float(np.polyfit(-4 * math.pi**2 * frequency[rings] ** 2, signal[rings], 1)[0])
 
 
 def _noise(luma: Tensor) -> float:

@@ -119,6 +119,12 @@ def test_blur_width_follows_the_blur(name: str) -> None:
         assert 0.75 * sigma < width < 1.6 * sigma + 0.3
 
 
+def test_blur_width_sees_motion_in_one_direction() -> None:
+    image = photo(256, 256)
+    streaked = torch.stack([image.roll(shift, 2) for shift in range(-6, 7)]).mean(0)
+    assert measure(streaked).blur_width_px > measure(image).blur_width_px + 1
+
+
 @pytest.mark.parametrize("level", [0.01, 0.03])
 def test_noise_is_measured(level: float) -> None:
     noise = torch.randn(3, 256, 256, generator=torch.Generator().manual_seed(0))
