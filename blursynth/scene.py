@@ -21,10 +21,11 @@ MASK_WAVES = 6
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How often and how strongly `Scene.sample` blurs; lengths in pixels, the rest probabilities.
+    """How often and how strongly `sample_scene` blurs; lengths in pixels, the rest probabilities.
 
-    `shake`, `video`, `defocus`, `mixed` and `unblurred` are relative frequencies of the kinds of
-    blur: hand shake, frames of a video averaged, out of focus, both, and none at all.
+    `shake`, `video`, `defocus`, `mixed`, `unblurred` and `gaussian` are relative frequencies of the
+    kinds of blur: hand shake, frames of a video averaged, out of focus, shake and out of focus,
+    none at all, and a Gaussian kernel (its lengths are standard deviations).
     """
 
     shake: float = 0.36
@@ -32,10 +33,13 @@ class Recipe:
     defocus: float = 0.20
     mixed: float = 0.05
     unblurred: float = 0.07
+    gaussian: float = 0.0
     min_motion_px: float = 1.5
     max_motion_px: float = 32.0
     min_defocus_px: float = 1.2
     max_defocus_px: float = 12.0
+    min_gaussian_px: float = 0.5
+    max_gaussian_px: float = 6.0
     layer: float = 0.15
     softness: float = 0.25
     max_softness_px: float = 0.6
@@ -126,7 +130,7 @@ def sample_scene(
     The settings give focal length, exposure time and ISO; the recipe gives the extent of the blur
     in pixels, and the angular speed of the hand follows from it: px = f_px * omega * t.
     """
-    kinds = ("shake", "video", "defocus", "mixed", "unblurred")
+    kinds = ("shake", "video", "defocus", "mixed", "unblurred", "gaussian")
     odds = np.array([getattr(recipe, kind) for kind in kinds])
     kind = kinds[int(rng.choice(len(kinds), p=odds / odds.sum()))]
     width_px = frame_size[1]
@@ -170,7 +174,9 @@ def sample_scene(
 
     soft = maybe(softness, 0.1, recipe.max_softness_px)
     bias = rng.normal(0, 20) if layered else -math.inf
-    signal = kind == "video" and rng.random() < recipe.signal_domain
+    if kind == "gaussian":
+        soft = _log_uniform(rng, recipe.min_gaussian_px, recipe.max_gaussian_px)
+    signal = kind in ("video", "gaussian") and rng.random() < recipe.signal_domain
     tone = max(1.0, maybe(recipe.tone, 1.0, recipe.max_tone))
     highlights = maybe(recipe.highlights, 0.25, 1.75)
     iso = camera.iso * min(1.0, width_px / 4000) if rng.random() < recipe.noise else 0.0

@@ -20,6 +20,9 @@ examples:
   freqdiff train --config base --data photos --val held_out --output runs/base \\
       --minutes 600"""
 
+BLURS = ("gaussian", "frame_average", "physics_clean", "physics_full")
+"""The keys of `blursynth.recipes.RECIPES`, which takes seconds to load."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
@@ -31,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=number, metavar="N", help="steps of the whole run")
     parser.add_argument("--batch", type=number, metavar="N", help="pairs per step")
     parser.add_argument("--crop", type=number, metavar="N", help="pixels, a multiple of 32")
+    parser.add_argument(
+        "--blur",
+        choices=BLURS,
+        default="physics_full",
+        help="what to learn from (physics_full), see blursynth.recipes",
+    )
     parser.add_argument("--minutes", type=minutes, metavar="M", help="stop after this time")
     parser.add_argument("--init", metavar="MODEL", help="weights to start a new run from")
     parser.add_argument(
@@ -50,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             "Training needs the package accelerate: install it with "
             'pip install "freqdiff-deblur[train]".'
         ) from error
+    from blursynth.recipes import RECIPES
     from freqdiff.checkpoint import load_model
     from freqdiff.data import DataConfig
     from freqdiff.deblurrer import choose_device
@@ -66,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed, **{key: value for key, value in given.items() if value is not None}
     )
     crop = {} if arguments.crop is None else {"crop": arguments.crop}
-    data = DataConfig(seed=arguments.seed, **crop)
+    data = DataConfig(seed=arguments.seed, recipe=RECIPES[arguments.blur], **crop)
     output = Path(arguments.output)
     try:
         training = Training(
