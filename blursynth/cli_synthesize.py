@@ -40,6 +40,9 @@ _XMP_SETTINGS = re.compile(
     rb"|ApertureValue|FocalLength|FocalLengthIn35mmFilm|SubjectDistance)\b"
 )
 
+# Demosaicing looks at neighbours of the same colour.
+_LEAST_SIDE = 3
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
@@ -125,7 +128,13 @@ def _photo_name(text: str) -> str:
 
 
 def _check(photo: Photo) -> None:
-    """Raise PhotoError for a picture that is no photo of a scene."""
+    """Raise PhotoError for a picture that no camera could take."""
+    height, width = photo.pixels.shape[:2]
+    if min(height, width) < _LEAST_SIDE:
+        raise PhotoError(
+            f"Cannot blur {str(photo.path)!r}: it has {width} x {height} pixels and a mosaic of "
+            f"colours needs {_LEAST_SIDE} on each side, so use a larger photo."
+        )
     if photo.alpha is not None and bool((photo.alpha != photo.alpha.max()).any()):
         raise PhotoError(
             f"Cannot blur {str(photo.path)!r}: parts of it are transparent and what lies behind "
