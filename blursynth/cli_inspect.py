@@ -100,6 +100,7 @@ def _inspect(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "camera": camera,
         "given": settings.given,
         "assumed": settings.assumed,
+        "conditions": conditions,
         "focal35_mm": described.focal35_mm,
         "exposure_value": camera.exposure_value(),
         "sharp_m": (near, far),
@@ -153,6 +154,7 @@ def _text(report: dict[str, Any]) -> str:
 
     camera = landscape(report["camera"], (report["width"], report["height"]))
     expected, measured = report["expected"], report["measured"]
+    where = " in focus" if report["conditions"].distance_m is None else ""
     near, far = report["sharp_m"]
     defocus = [
         f"{abs(point['diameter_px']):.1f} px at {_metres(point['distance_m'])}"
@@ -169,7 +171,7 @@ def _text(report: dict[str, Any]) -> str:
         "defocus": ", ".join(defocus),
         "diffraction": f"{report['diffraction_px']:.1f} px (Airy disk)",
         "hand shake": f"{in_pixels(*expected.shake_px)} in 8 of 10 exposures",
-        "expected": f"blur width {in_pixels(*expected.blur_width_px)}, "
+        "expected": f"blur width {in_pixels(*expected.blur_width_px)}{where}, "
         f"noise {255 * expected.noise:.1f}/255",
         "measured": measured
         and f"blur width {measured.blur_width_px:.1f} px, noise {255 * measured.noise:.1f}/255",

@@ -31,8 +31,8 @@ SUMMARY = "blur a sharp photo as a camera with these settings would"
 USAGE = "PHOTO -o OUT [options]"
 EXAMPLES = """\
 examples:
-  blursynth synthesize photo.jpg -o blurred.jpg --exposure 1/4 --focal 85 --seed 7
-  blursynth synthesize photo.jpg -o blurred.png --aperture 1.8 --focus 2 --distance 4"""
+  blursynth synthesize photo.jpg -o out.jpg --exposure 1/4 --focal 85 --seed 7
+  blursynth synthesize photo.jpg -o out.png --aperture 2 --focus 2 --distance 4"""
 
 # Settings in XMP, which would contradict the new ones.
 _XMP_SETTINGS = re.compile(
