@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from blursynth.cli_base import whole_number
 from freqdiff.errors import InputError, OutputError
@@ -235,35 +234,6 @@ def _hand(speed_deg_s: float | None, stabilizer_stops: float) -> Hand:
     )
 
 
-def landscape(camera: Camera, size: tuple[int, int]) -> Camera:
-    """The camera as it describes itself: with the long side of its sensor.
-
-    Args:
-        camera: with the side along the width of the photo.
-        size: width and height of the upright photo in pixels.
-    """
-    from blursynth.camera import RANGES
-    from blursynth.exif_tags import frame_ratio
-
-    long_side = min(camera.sensor_width_mm / frame_ratio(size), RANGES["sensor_width_mm"][1])
-    return dataclasses.replace(camera, sensor_width_mm=long_side)
-
-
-def in_words(camera: Camera, names: Sequence[str] | None = None) -> str:
-    """The settings of a camera, or some of them, as photographers write them."""
-    words = camera.in_words()
-    if names is not None:
-        words["sensor_width_mm"] = f"sensor {camera.sensor_width_mm:.1f} mm wide"
-        words = {name: words[name] for name in names}
-    return ", ".join(words.values())
-
-
-def in_pixels(low: float, high: float) -> str:
-    """A range of lengths, or the one that both ends round to."""
-    first, last = f"{low:.1f}", f"{high:.1f}"
-    return f"{first} px" if first == last else f"{first} to {last} px"
-
-
 def refuse_to_replace(path: str, *inputs: str | os.PathLike[str] | None) -> None:
     """Raise OutputError if a result would be written over a file that it is made from."""
     for source in inputs:
@@ -271,18 +241,3 @@ def refuse_to_replace(path: str, *inputs: str | os.PathLike[str] | None) -> None
             raise OutputError(
                 f"Cannot write {path!r}: this command reads it, so choose another name."
             )
-
-
-def to_json(value: Any) -> str:
-    """JSON, which has no infinity: "inf" stands for it."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and math.isinf(value) else value

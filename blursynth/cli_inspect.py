@@ -14,13 +14,10 @@ from blursynth.cli_camera import (
     Settings,
     add_camera_options,
     ends_in,
-    in_pixels,
-    in_words,
-    landscape,
     refuse_to_replace,
     settings_for,
-    to_json,
 )
+from blursynth.cli_text import in_pixels, in_words, landscape, to_json
 
 if TYPE_CHECKING:
     from blursynth.camera import Camera

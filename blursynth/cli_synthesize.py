@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blursynth.cli_base import whole_number
-from blursynth.cli_camera import (
-    add_camera_options,
-    ends_in,
-    in_pixels,
-    in_words,
-    landscape,
-    refuse_to_replace,
-    settings_for,
-    to_json,
-)
+from blursynth.cli_camera import add_camera_options, ends_in, refuse_to_replace, settings_for
+from blursynth.cli_text import in_pixels, in_words, landscape, to_json
 from freqdiff.errors import InputError, PhotoError
 
 if TYPE_CHECKING:
@@ -163,8 +156,6 @@ def _with_camera(photo: Photo, camera: Camera) -> tuple[Photo, tuple[str, ...]]:
 
 def _write_field(path: str, field: BlurField, size: tuple[int, int]) -> None:
     """Write the blur field as NumPy arrays: motion (2, h, w), defocus (h, w), grid, size."""
-    import io
-
     import numpy as np
 
     from blursynth.psf import GRID

@@ -20,7 +20,7 @@ from toys import photo, picture
 
 from blursynth import cli, psf, psf_picture, shot
 from blursynth.camera import Camera
-from blursynth.cli_camera import to_json
+from blursynth.cli_text import to_json
 from blursynth.engines import synthesize
 from blursynth.exif import write_camera
 from blursynth.expectation import expect
@@ -80,14 +80,14 @@ def test_report(tmp_path: Path) -> None:
 def test_text(tmp_path: Path) -> None:
     upright = dataclasses.replace(CAMERA, sensor_width_mm=24, focus_distance_m=math.inf)
     path = put(tmp_path / "a.jpg", upright, (144, 96))
-    result = run(path, "--iso", "200")
+    result = run(path, "--iso", 200, "--blades", 6)
     assert (result.code, result.err) == (0, "")
     lines = dict(line.strip().split(maxsplit=1) for line in result.out.splitlines()[1:])
     assert result.out.startswith(f"{path} (96x144)\n")
     # The long side of the sensor stands upright: 85 mm are 85 mm.
     assert lines["equivalent"] == "85 mm on 36 mm film"
     assert lines["settings"] == "1/30 s, f/2.0, ISO 200, focal length 85 mm, auto focus at infinity"
-    assert lines["by"] == "options   ISO 200"
+    assert lines["by"] == "options   ISO 200, 6 blades"
     assert lines["sharp"].startswith("7.")
     assert " to infinity " in lines["sharp"]
     assert lines["defocus"].count(" px at ") == 6
