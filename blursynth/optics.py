@@ -6,6 +6,7 @@ camera does not, and a deblurrer would read the blur off the ringing.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -15,6 +16,9 @@ from freqdiff_kernels import ops
 
 FAINTEST = 1e-4
 """Of a kernel's largest tap: fainter ones, such as far rings, cost time and are not seen."""
+
+_AIRY_POINTS, _GOLDEN = 1024, (5**0.5 - 1) / 2
+"""Points in an eighth of an Airy disk, and the part of a turn that spreads them evenly."""
 
 
 def aperture_kernel(
@@ -72,7 +76,11 @@ def _polygon_distance(y: Tensor, x: Tensor, size: Tensor, blades: Tensor, turn: 
 
 
 def diffraction_kernel(cutoff: Tensor, radius: int) -> Tensor:
-    """Diffraction by a round aperture (Goodman, Introduction to Fourier Optics, section 6.4).
+    """The Airy disk: diffraction by a round aperture.
+
+    Its light within a distance r is 1 - J0(v)^2 - J1(v)^2, v = pi r cutoff (Born and Wolf,
+    Principles of Optics, section 8.5.2). It is drawn as points of equal light, each shared among
+    the pixels around it, so that a disk much smaller than a pixel leaves a photo as it is.
 
     Args:
         cutoff: (...) cycles per pixel beyond which nothing passes: pixel pitch / (lambda N);
@@ -80,21 +88,22 @@ def diffraction_kernel(cutoff: Tensor, radius: int) -> Tensor:
         radius: of the kernels in pixels; the faint rings beyond are cut off.
 
     Returns:
-        (..., 2 radius + 1, 2 radius + 1), each with sum 1: the Airy disk, averaged over pixels.
+        (..., 2 radius + 1, 2 radius + 1), each with sum 1.
     """
-    side = 4 * (2 * radius + 1)
-    limit = cutoff.double()[..., None, None]
-    fy = torch.fft.fftfreq(side, device=cutoff.device, dtype=torch.float64)[:, None]
-    fx = torch.fft.rfftfreq(side, device=cutoff.device, dtype=torch.float64)
-    share = (torch.hypot(fy, fx) / limit).clamp(max=1)
-    transfer = 2 / math.pi * (share.acos() - share * (1 - share**2).sqrt())
-    # In the square of frequencies that pixels hold, a wider transfer function would ring.
-    transfer = torch.where(limit.isfinite(), transfer * torch.sinc(fy) * torch.sinc(fx), 1.0)
-    kernel = torch.fft.fftshift(torch.fft.irfft2(transfer, s=(side, side)), dim=(-2, -1))
-    middle = slice(side // 2 - radius, side // 2 + radius + 1)
-    kernel = kernel[..., middle, middle].clamp_min(0)
-    normal: Tensor = kernel / kernel.sum((-2, -1), keepdim=True)
-    return normal.to(cutoff.dtype)
+    v = torch.linspace(0, 200, 20_001, device=cutoff.device, dtype=torch.float64)
+    light = 1 - torch.special.bessel_j0(v) ** 2 - torch.special.bessel_j1(v) ** 2
+    per_pixel = math.pi * cutoff.double()[..., None]
+    seen = light[(radius * per_pixel / v[1]).clamp(max=len(v) - 1).long()]
+    number = torch.arange(_AIRY_POINTS, device=cutoff.device, dtype=torch.float64)
+    place = torch.searchsorted(light, seen * (number + 0.5) / _AIRY_POINTS)
+    distance = v[place.clamp(max=len(v) - 1)] / per_pixel
+    # Points of a sunflower in an eighth of the turn, and their mirror images.
+    angle = math.pi / 4 * torch.remainder(number * _GOLDEN, 1)
+    short, long = distance * angle.sin(), distance * angle.cos()
+    signs = itertools.product((-1, 1), (-1, 1), ((short, long), (long, short)))
+    points = torch.cat([torch.stack((a * y, b * x), -1) for a, b, (y, x) in signs], -2)
+    weights = points.new_full(points.shape[:-1], 1 / points.shape[-2])
+    return ops.rasterize_paths(points, weights, radius).to(cutoff.dtype)
 
 
 def softness_kernel(sigma_px: Tensor, radius: int) -> Tensor:

@@ -122,3 +122,28 @@ def test_kernels_one_after_the_other_add_their_variances() -> None:
     expected = [a + b for a, b in zip(moments(one)[1], moments(other)[1], strict=True)]
     assert moments(both)[0] == pytest.approx([0, 0], abs=1e-12)
     assert moments(both)[1] == pytest.approx(expected, rel=1e-12)
+
+
+def test_diffraction_that_is_not_visible_leaves_a_point() -> None:
+    """At f/1.8 on 36 mm and 3840 px the Airy disk is a quarter of a pixel across."""
+    centre = [
+        float(optics.diffraction_kernel(number(cutoff), 8)[8, 8]) for cutoff in (1.0, 9.5, 60.0)
+    ]
+    assert centre == sorted(centre)
+    assert centre[1] > 0.85
+    assert centre[2] > 0.97
+
+
+@pytest.mark.parametrize("cutoff", [0.2, 0.5])
+def test_diffraction_has_the_transfer_function_of_a_round_aperture(cutoff: float) -> None:
+    """Goodman, Introduction to Fourier Optics, section 6.4; and linear interpolation's."""
+    kernel = optics.diffraction_kernel(number(cutoff), 60)
+    torch.testing.assert_close(kernel, kernel.mT, rtol=0, atol=1e-12)
+    torch.testing.assert_close(kernel, kernel.flip(0), rtol=0, atol=1e-12)
+    line = torch.arange(-60, 61, dtype=DOUBLE)
+    for frequency in (0.05, 0.1, 0.15):
+        share = min(frequency / cutoff, 1)
+        expected = 2 / math.pi * (math.acos(share) - share * math.sqrt(1 - share**2))
+        expected *= (math.sin(math.pi * frequency) / (math.pi * frequency)) ** 2
+        found = float(kernel.sum(0) @ (2 * math.pi * frequency * line).cos())
+        assert found == pytest.approx(expected, abs=0.02)

@@ -64,13 +64,13 @@ def test_diffraction_grows_with_the_f_number() -> None:
         camera = dataclasses.replace(CAMERA, f_number=f_number, sensor_width_mm=6.0)
         scene = scene_of(camera, dataclasses.replace(STILL, diffraction=True))
         kernel = psf.point_spread(scene, scene.frame_size / 2, 60)[0]
-        # The radius that holds half of the light: the variance of an Airy disk is infinite.
-        line = torch.arange(-60, 61.0)
-        radius, order = torch.hypot(line[:, None], line).flatten().sort()
-        share = kernel.flatten()[order].cumsum(0)
-        widths.append(float(radius[int((share < 0.7).sum())]))
-    assert widths[1] / widths[0] == pytest.approx(2, rel=0.2)
-    assert widths[2] / widths[1] == pytest.approx(2, rel=0.1)
+        # The frequency where half of the contrast is left: the variance of an Airy disk is infinite.
+        line, frequency = torch.arange(-60, 61.0), torch.linspace(0, 0.5, 501)
+        contrast = (2 * torch.pi * frequency[:, None] * line).cos() @ kernel.sum(0)
+        contrast = contrast / torch.sinc(frequency) ** 2  # of the pixels
+        widths.append(1 / float(frequency[int((contrast > 0.5).sum())]))
+    assert widths[1] / widths[0] == pytest.approx(2, rel=0.1)
+    assert widths[2] / widths[1] == pytest.approx(2, rel=0.05)
 
 
 def test_kernels_keep_the_light_everywhere() -> None:
