@@ -12,10 +12,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from blursynth import cli_build
+from blursynth import cli_build, cli_train_gan
 from blursynth.cli_base import INTERRUPTED, Parser, complain, sentence
 
-_COMMANDS = {"build": cli_build}
+_COMMANDS = {"build": cli_build, "train-gan": cli_train_gan}
 
 
 def build_parser() -> Parser:
