@@ -7,6 +7,7 @@ and compared, in the features of `blursynth.features`, with those real blurred p
 was not trained on (`blursynth train-gan --hold-out`). Photos are shrunk to the longer side that the
 GAN was trained at, sharp and real ones alike. Two rows to compare with: `real`, the photos that the
 GAN was trained on, which no engine can be expected to beat, and `sharp`, the crops as they are.
+Photos of the same kind lie in a sub-folder; `--kinds` measures from those of one kind alone.
 
 Writes benchmarks/results/blur_engines.json and, of one scene of the demo, figure3.jpg.
 """
@@ -127,15 +128,29 @@ def real_photos(folder: Path, names: Sequence[str], long_side: int) -> Photos:
     return [(name, read_at_scale(folder / name, long_side)) for name in names]
 
 
-def measure(sets: dict[str, Photos], reference: Photos) -> list[dict[str, Any]]:
-    """Distance of each set from the reference in each space, from equally many windows."""
+def measure(
+    made: dict[str, Photos], others: Photos, held_out: Photos, kinds: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows of each kind of real photos, in each space, from equally many windows of each engine.
+
+    Args:
+        made: blurred crops by engine.
+        others, held_out: real photos that the GAN was and was not trained on.
+        kinds: beginnings of the names of real photos; "" for all.
+    """
     rows = []
     for space, features in SPACES.items():
-        found = {name: gather(photos, features, MOST_WINDOWS) for name, photos in sets.items()}
-        target = gather(reference, features, MOST_WINDOWS)
-        count = min(len(samples.photo) for samples in found.values())
-        for name, samples in found.items():
-            rows.append({"engine": name, "features": space, **compare(samples.thin(count), target)})
+        by_engine = {name: gather(photos, features) for name, photos in made.items()}
+        for kind in kinds:
+            real, target = (
+                gather([one for one in photos if one[0].startswith(kind)], features, MOST_WINDOWS)
+                for photos in (others, held_out)
+            )
+            found = {"real": real, **by_engine}
+            count = min(len(samples.photo) for samples in found.values())
+            for name, samples in found.items():
+                row = {"engine": name, "features": space, "kind": kind or "all"}
+                rows.append(row | compare(samples.thin(count), target))
     return rows
 
 
@@ -165,8 +180,10 @@ def draw_figure(generator: Generator, path: Path) -> None:
     side_by_side(shown, scale=1).save(path, quality=92)
 
 
-def run(sharp: Path, real: Path, gan: Path, seed: int) -> list[dict[str, Any]]:
-    """All rows.
+def run(
+    sharp: Path, real: Path, gan: Path, *, kinds: Sequence[str] = (), seed: int = 0
+) -> list[dict[str, Any]]:
+    """All rows; see `main` for the arguments.
 
     Raises:
         InputError: too few photos, or a GAN that has seen all real ones.
@@ -178,28 +195,32 @@ def run(sharp: Path, real: Path, gan: Path, seed: int) -> list[dict[str, Any]]:
     names = list_photos(real, leave_out=gan.resolve())
     held_out = [name for name in names if name not in seen]
     others = [name for name in names if name in seen]
-    if min(len(held_out), len(others)) < LEAST_PHOTOS:
-        raise InputError(
-            f"Of the photos in {str(real)!r} the GAN was trained on {len(others)} and not on "
-            f"{len(held_out)}: train it with --hold-out on the same folder."
-        )
+    for kind in ("", *kinds):
+        counts = [sum(name.startswith(kind) for name in one) for one in (others, held_out)]
+        if min(counts) < LEAST_PHOTOS:
+            raise InputError(
+                f"Of the photos in {str(real)!r} whose names start with {kind!r} the GAN was "
+                f"trained on {counts[0]} and not on {counts[1]}: give more, and train it with "
+                "--hold-out on the same folder."
+            )
     crops = [
         crop
         for name in list_photos(sharp, leave_out=gan.resolve())
         for crop in crops_of(name, read_at_scale(sharp / name, long_side))
     ]
-    sets = {"real": real_photos(real, others, long_side)}
+    made = {}
     for name, engine in engines(generator).items():
         print(f"== {name}", flush=True)
-        sets[name] = [
+        made[name] = [
             (crop.photo, engine(crop, seed + DRAWS * number + draw)[crop.inner])
             for number, crop in enumerate(crops)
             for draw in range(DRAWS if name != "sharp" else 1)
         ]
+    photos = (real_photos(real, names, long_side) for names in (others, held_out))
+    rows = measure(made, *photos, kinds=["", *kinds])
     settings = {"long_side": long_side, "crop": CROP, "draws": DRAWS, "seed": seed}
     settings |= {"gan_steps": training["steps"]}
     facts = provenance()
-    rows = measure(sets, real_photos(real, held_out, long_side))
     return [row | settings | {"provenance": facts} for row in rows]
 
 
@@ -209,14 +230,17 @@ def main() -> None:
     parser.add_argument("--sharp", type=Path, required=True, help="sharp photos nobody trained on")
     parser.add_argument("--real", type=Path, required=True, help="real blurred photos")
     parser.add_argument("--gan", type=Path, required=True, help="folder of blursynth train-gan")
+    parser.add_argument(
+        "--kinds", nargs="*", default=[], metavar="START", help="also only real photos named so"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
-    rows = run(options.sharp, options.real, options.gan, options.seed)
+    rows = run(options.sharp, options.real, options.gan, kinds=options.kinds, seed=options.seed)
     for row in rows:
         print(
-            f"{row['features']:9} {row['engine']:14} Fréchet {row['frechet']:9.3f}  "
-            f"KID {row['kid']:9.4f} +- {row['kid_stderr']:.4f}"
+            f"{row['kind']:14} {row['features']:9} {row['engine']:14} "
+            f"Fréchet {row['frechet']:9.3f}  KID {row['kid']:9.4f} +- {row['kid_stderr']:.4f}"
         )
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "blur_engines.json"

@@ -92,25 +92,28 @@ def engines() -> list[str]:
         "### Blur synthesis against real blur",
         "",
         "![One scene blurred by each engine](benchmarks/results/figure3.jpg)",
-        "",
-        "| blur | Fréchet, spectrum | KID, spectrum | Fréchet, patches | KID, patches |",
-        "| --- | --- | --- | --- | --- |",
     ]
-    for name in dict.fromkeys(row["engine"] for row in rows):
-        mine = {row["features"]: row for row in rows if row["engine"] == name}
-        cells = [
-            f"{row['frechet']:.1f} | {row['kid']:.2f} ± {row['kid_stderr']:.2f}"
-            for row in (mine["spectrum"], mine["patches"])
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        lines += [
+            "",
+            f"| distance from {of_kind[0]['real_photos']} real blurred photos ({kind}) "
+            "| Fréchet, spectrum | KID, spectrum | Fréchet, patches | KID, patches |",
+            "| --- | --- | --- | --- | --- |",
         ]
-        lines.append(f"| {ENGINES.get(name, name)} | {' | '.join(cells)} |")
-    row = rows[0]
+        for name in dict.fromkeys(row["engine"] for row in of_kind):
+            mine = {row["features"]: row for row in of_kind if row["engine"] == name}
+            cells = [
+                f"{row['frechet']:.1f} | {row['kid']:.2f} ± {row['kid_stderr']:.2f}"
+                for row in (mine["spectrum"], mine["patches"])
+            ]
+            lines.append(f"| {ENGINES.get(name, name)} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Distances from {row['real_photos']} real blurred photos, all photos shrunk to a longer "
-        f"side of {row['long_side']} px; equally many windows of 64 px in each row, and the "
-        "standard error over photos.",
+        f"All photos were shrunk to a longer side of {rows[0]['long_side']} px. The rows of a "
+        "table have equally many windows of 64 px; standard errors are over photos.",
     ]
-    return [*lines, "", source(row["provenance"])]
+    return [*lines, "", source(rows[0]["provenance"])]
 
 
 def kernels() -> list[str]:

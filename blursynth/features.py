@@ -73,7 +73,7 @@ def gather(
     numbers: dict[str, int] = {}
     values, owners = [], []
     for name, image in photos:
-        found = features(image)[textured(image)].double().numpy()
+        found = features(image)[textured(image)].double().cpu().numpy()
         number = numbers.setdefault(name, len(numbers))
         one = Samples(found, np.full(len(found), number))
         one = one if most is None else one.thin(most)

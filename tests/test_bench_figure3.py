@@ -18,7 +18,7 @@ from freqdiff.errors import InputError
 
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")
 ENGINES = {"sharp", *RECIPES, "gan"}
-TRAINED_ON = [f"{number}.png" for number in range(0, 8, 2)]
+REAL = [f"{kind}/{number}.png" for kind in ("focus", "shake") for number in range(6)]
 
 
 @pytest.fixture(autouse=True)
@@ -32,17 +32,17 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """Three sharp photos, eight real ones, and a GAN that was trained on every second of these."""
+    """Three sharp photos, two kinds of real ones, and a GAN trained on every second of these."""
     sharp, real, gan = (tmp_path / name for name in ("sharp", "real", "gan"))
     sharp.mkdir()
-    real.mkdir()
     for name in NAMES[:3]:
         Image.fromarray(picture(300, 520, name)).save(sharp / f"{name}.png")
-    for number in range(8):
-        pixels = picture(256, 512, NAMES[number % 4])[:, 256 * (number // 4) :][:160, :200]
-        Image.fromarray(pixels).save(real / f"{number}.png")
+    for number, name in enumerate(REAL):
+        (real / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = picture(384, 640, NAMES[number % 4])[:, 200 * (number // 4) :][:160, :200]
+        Image.fromarray(pixels).save(real / name)
     generator = Generator(GeneratorConfig(channels=9, blocks=1, long_side=520))
-    save_generator(gan, generator, {"real": TRAINED_ON, "steps": 7})
+    save_generator(gan, generator, {"real": REAL[::2], "steps": 7})
     return sharp, real, gan
 
 
@@ -87,26 +87,32 @@ def test_rows_and_picture(
     monkeypatch.setattr(figure3, "DRAWS", 1)
     output = tmp_path / "results"
     options = ["--sharp", sharp, "--real", real, "--gan", gan, "--output", output]
-    monkeypatch.setattr("sys.argv", ["figure3", *map(str, options)])
+    monkeypatch.setattr("sys.argv", ["figure3", *map(str, options), "--kinds", "shake/"])
     figure3.main()
     rows = json.loads((output / "blur_engines.json").read_text())
-    assert {(row["engine"], row["features"]) for row in rows} == {
-        (engine, space) for engine in (ENGINES | {"real"}) for space in ("spectrum", "patches")
+    assert {(row["kind"], row["engine"], row["features"]) for row in rows} == {
+        (kind, engine, space)
+        for kind in ("all", "shake/")
+        for engine in (ENGINES | {"real"})
+        for space in ("spectrum", "patches")
     }
     for row in rows:
+        count = 6 if row["kind"] == "all" else 3
         assert row["provenance"]["torch"] == torch.__version__
         assert {"date", "git_sha", "device"} <= set(row["provenance"])
         assert (row["long_side"], row["crop"], row["gan_steps"]) == (520, 256, 7)
-        assert row["photos"] == (4 if row["engine"] == "real" else 3)
-        assert row["real_photos"] == 4
+        assert row["photos"] == (count if row["engine"] == "real" else 3)
+        assert row["real_photos"] == count
         assert row["frechet"] > 0
         assert row["kid_stderr"] > 0
-    assert len({row["windows"] for row in rows}) == 1
-    by_name = {(row["features"], row["engine"]): row["frechet"] for row in rows}
-    for space in ("spectrum", "patches"):
-        assert by_name[space, "gan"] == pytest.approx(by_name[space, "sharp"], rel=0.05)
-    # The "real" photos of this test are sharp.
-    assert by_name["spectrum", "sharp"] < 0.5 * by_name["spectrum", "gaussian"]
+    for kind in ("all", "shake/"):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        assert len({row["windows"] for row in of_kind}) == 1
+        found = {(row["features"], row["engine"]): row["frechet"] for row in of_kind}
+        for space in ("spectrum", "patches"):
+            assert found[space, "gan"] == pytest.approx(found[space, "sharp"], rel=0.05)
+        # The "real" photos of this test are sharp.
+        assert found["spectrum", "sharp"] < 0.5 * found["spectrum", "gaussian"]
     figure = output / "figure3.jpg"
     assert figure.stat().st_size <= 300_000
     with Image.open(figure) as shown:
@@ -114,7 +120,7 @@ def test_rows_and_picture(
 
     monkeypatch.setattr(readme, "RESULTS", output)
     lines = readme.engines()
-    assert sum(line.startswith("| ") for line in lines) == 2 + len(ENGINES) + 1
+    assert sum(line.startswith("| ") for line in lines) == 2 * (2 + len(ENGINES) + 1)
     assert any("figure3.jpg" in line for line in lines)
 
 
@@ -125,12 +131,19 @@ def test_the_readme_shows_nothing_that_was_not_measured(
     assert readme.engines() == []
 
 
-@pytest.mark.parametrize("seen", [range(8), range(2), range(6)])
-def test_a_gan_must_leave_photos_to_measure_with(
-    folders: tuple[Path, Path, Path], seen: range
+@pytest.mark.parametrize(
+    ("seen", "kinds", "words"),
+    [
+        (REAL, [], "trained on 12 and not on 0"),
+        (REAL[:2], [], "trained on 2 and not on 10"),
+        (REAL[::2], ["blue/"], "start with 'blue/' the GAN was trained on 0"),
+    ],
+    ids=["all", "few", "kind"],
+)
+def test_too_few_photos_are_refused_before_the_work(
+    folders: tuple[Path, Path, Path], seen: list[str], kinds: list[str], words: str
 ) -> None:
     sharp, real, gan = folders
-    facts = {"real": [f"{number}.png" for number in seen], "steps": 0}
-    save_generator(gan, Generator(GeneratorConfig()), facts)
-    with pytest.raises(InputError, match="train it with --hold-out"):
-        figure3.run(sharp, real, gan, seed=0)
+    save_generator(gan, Generator(GeneratorConfig()), {"real": seen, "steps": 0})
+    with pytest.raises(InputError, match=words):
+        figure3.run(sharp, real, gan, kinds=kinds)
