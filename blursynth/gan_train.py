@@ -205,8 +205,7 @@ class GanTraining:
                 what = "the generator does not keep what the photo shows"
         if what is not None:
             raise TrainingError(
-                f"Training diverged at step {self.step}: {what}; "
-                "give another seed, a lower learning rate or more photos."
+                f"Training diverged at step {self.step}: {what}; give another seed or more photos."
             )
 
     def save(self) -> None:
