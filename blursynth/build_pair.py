@@ -24,16 +24,14 @@ from blursynth.build_store import (
 from blursynth.camera import Camera
 from blursynth.category import scene_category
 from blursynth.certificate import certify
+from blursynth.engines import synthesize
 from blursynth.exif import write_camera
-from blursynth.physics import MARGIN, synthesize
+from blursynth.physics import MARGIN
 from blursynth.shot import Conditions, sample_shot
 from blursynth.statistics import measure
 from freqdiff.errors import FreqDiffError, OutputError, PhotoError
 from freqdiff.images import open_image
 from freqdiff.photo import Metadata, Photo, read_photo, write_photo
-
-ENGINES = {"physics": synthesize}
-"""What blurs: functions like `blursynth.physics.synthesize`."""
 
 # Draws of a pair before it is given up, and places of a crop of which the most textured is taken.
 _DRAWS, _PLACES = 4, 3
@@ -147,9 +145,10 @@ def make_pair(plan: Plan, index: int, source: _Source) -> bool:
         frame = (photo.pixels.shape[0], photo.pixels.shape[1])
         camera, conditions = sample_shot(rng, frame[1], plan.prior)
         seed = int(rng.integers(2**31))
-        result = ENGINES[plan.settings.engine](
+        result = synthesize(
             padded,
             camera,
+            engine=plan.settings.engine,
             seed=seed,
             conditions=conditions,
             frame_size=frame,
@@ -161,7 +160,7 @@ def make_pair(plan: Plan, index: int, source: _Source) -> bool:
             continue
         pair = {"blur": blurred, "sharp": sharp}
         metadata = {
-            "blur": _blurred_metadata(photo, result.camera),
+            "blur": _blurred_metadata(photo, result.camera, whole=plan.settings.crop is None),
             "sharp": Metadata(icc=_profile(photo)),
         }
         for side in SIDES:
@@ -190,9 +189,12 @@ def make_pair(plan: Plan, index: int, source: _Source) -> bool:
     return not record["rejected"]
 
 
-def _blurred_metadata(photo: Photo, camera: Camera) -> Metadata:
+def _blurred_metadata(photo: Photo, camera: Camera, whole: bool) -> Metadata:
     """What the file of a blurred photo says about itself: its colours and its camera."""
-    return Metadata(icc=_profile(photo), exif=write_camera(camera))
+    height, width = photo.pixels.shape[:2]
+    # The sensor that Exif tells belongs to the frame: no size of a crop fits to it.
+    exif = write_camera(camera, size=(width, height) if whole else None)
+    return Metadata(icc=_profile(photo), exif=exif)
 
 
 def _profile(photo: Photo) -> bytes | None:

@@ -184,16 +184,23 @@ class Camera:
         One English sentence of at most 75 CLIP tokens. The words for the effects hold for a frame
         of 3840 pixels; a hand is taken to turn the camera by 1 degree per second.
         """
+        settings, effects = ", ".join(self.in_words().values()), ", ".join(self._effects())
+        return f"Photo taken at {settings}: {effects}."
+
+    def in_words(self) -> dict[str, str]:
+        """Exposure time, aperture, ISO, focal length and focus as photographers write them."""
         mm = f"{_short(self.focal_mm)} mm"
         if abs(self.sensor_width_mm - FILM_WIDTH_MM) > 0.5:
             mm += f" ({self.focal35_mm:.0f} mm equivalent)"
         t, s = self.exposure_s, self.focus_distance_m
-        shutter = f"{t:.2g} s" if t > 0.3 else f"1/{1 / t:.0f} s"
         focus = "infinity" if math.isinf(s) else f"{s:.2f} m" if s < 1 else f"{_short(s)} m"
-        return (
-            f"Photo taken at {shutter}, f/{_short(self.f_number)}, ISO {self.iso:.0f}, "
-            f"focal length {mm}, {self.focus_mode} focus at {focus}: {', '.join(self._effects())}."
-        )
+        return {
+            "exposure_s": f"{t:.2g} s" if t > 0.3 else f"1/{1 / t:.0f} s",
+            "f_number": f"f/{_short(self.f_number)}",
+            "iso": f"ISO {self.iso:.0f}",
+            "focal_mm": f"focal length {mm}",
+            "focus_distance_m": f"{self.focus_mode} focus at {focus}",
+        }
 
     def _effects(self) -> list[str]:
         near, far = self.depth_of_field_m(_UHD)

@@ -12,10 +12,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from blursynth import cli_build, cli_train_gan
+from blursynth import cli_build, cli_inspect, cli_synthesize, cli_train_gan
 from blursynth.cli_base import INTERRUPTED, Parser, complain, sentence
 
-_COMMANDS = {"build": cli_build, "train-gan": cli_train_gan}
+_COMMANDS = {
+    "synthesize": cli_synthesize,
+    "inspect": cli_inspect,
+    "build": cli_build,
+    "train-gan": cli_train_gan,
+}
 
 
 def build_parser() -> Parser:
@@ -41,7 +46,7 @@ def build_parser() -> Parser:
         command.prog = f"blursynth {name}"
         module.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, fail=command.error)
     return parser
 
 

@@ -20,16 +20,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"blursynth: {message}; see '{self.prog} --help'.\n")
 
 
-def whole_number(low: int) -> Callable[[str], int]:
-    """A type of argument: a whole number from `low` on."""
+def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A type of argument: a whole number in [low, high]."""
+    expected = f"a whole number from {low}" + (" on" if high is None else f" to {high}")
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = low - 1
-        if value < low:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {low} on, got {text!r}")
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
         return value
 
     return parse

@@ -11,7 +11,7 @@ USAGE = "--sharp DIR --out DIR [options]"
 EXAMPLES = """\
 examples:
   blursynth build --sharp photos --out dataset
-  blursynth build --sharp photos --out dataset --crop 512 --count 10000 --workers 8 --shards 1000
+  blursynth build --sharp photos --out dataset --crop 512 --count 10000
 
 The same command goes on where an earlier one was stopped."""
 

@@ -14,10 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from blursynth import build_plan, build_store, build_workers
-from blursynth.build_pair import ENGINES, Outcome
+from blursynth.build_pair import Outcome
 from blursynth.build_plan import MIN_SIDE, SUFFIXES, Format, Plan, Settings
 from blursynth.build_report import compare_with, write_report
 from blursynth.camera import Camera, load_prior
+from blursynth.engines import ENGINES
 from blursynth.shards import write_shards
 from freqdiff.errors import InputError, OutputError
 

@@ -33,7 +33,7 @@ def read_depth(source: str | os.PathLike[str] | ArrayLike, size: tuple[int, int]
 
     Raises:
         PhotoError: the file cannot be read.
-        InputError: it is not a plane of positive depths.
+        InputError: it is not a plane of positive depths, or lies on its side.
     """
     name = "depth"
     if isinstance(source, str | os.PathLike):
@@ -44,6 +44,12 @@ def read_depth(source: str | os.PathLike[str] | ArrayLike, size: tuple[int, int]
     if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fiu":
         raise InputError(
             f"{name} is {values.dtype} of shape {values.shape}; expected numbers (height, width)."
+        )
+    height, width = values.shape
+    if (height - width) * (size[0] - size[1]) < 0:
+        raise InputError(
+            f"{name} has {width} x {height} values and the photo {size[1]} x {size[0]} pixels; "
+            "expected the depth of the upright photo, so turn it."
         )
     depth = torch.from_numpy(values.astype(np.float32))
     if not bool((depth > 0).all()):

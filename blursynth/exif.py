@@ -28,6 +28,7 @@ from blursynth.exif_tags import (
 )
 from blursynth.exif_write import write_camera
 from freqdiff.errors import PhotoError
+from freqdiff.photo import Photo
 
 __all__ = ["CameraReading", "read_camera", "write_camera"]
 
@@ -48,7 +49,7 @@ class CameraReading:
     assumed: tuple[str, ...]
 
 
-def read_camera(source: str | os.PathLike[str] | bytes | Image.Image) -> CameraReading:
+def read_camera(source: str | os.PathLike[str] | bytes | Image.Image | Photo) -> CameraReading:
     """Read the settings that a photo was taken with from its Exif block.
 
     What is missing, damaged or impossible is assumed to be as in `Camera()`: the whole of it for a
@@ -59,7 +60,7 @@ def read_camera(source: str | os.PathLike[str] | bytes | Image.Image) -> CameraR
 
     Args:
         source: path or content of a photo file, an Exif block with or without its leading mark,
-            or a Pillow image.
+            a Pillow image, or a photo as `freqdiff.photo.read_photo` returns it.
 
     Raises:
         PhotoError: the file is missing or not a photo, or the bytes are neither that nor Exif.
@@ -69,6 +70,9 @@ def read_camera(source: str | os.PathLike[str] | bytes | Image.Image) -> CameraR
         warnings.simplefilter("ignore")
         if isinstance(source, Image.Image):
             return _interpret(*_image_numbers(source))
+        if isinstance(source, Photo):
+            height, width = source.pixels.shape[:2]
+            return _interpret(_photo_numbers(source), (width, height))
         what, file = "the photo", None
         try:
             if isinstance(source, bytes):
@@ -91,6 +95,15 @@ def read_camera(source: str | os.PathLike[str] | bytes | Image.Image) -> CameraR
                 f"Cannot read the camera settings of {what}: expected a photo file or an Exif "
                 f"block, but {reason}."
             ) from error
+
+
+def _photo_numbers(photo: Photo) -> dict[int, float]:
+    """Numbers in the tags of a photo."""
+    try:
+        return block_numbers(photo.metadata.exif or b"")
+    # A damaged block in a good photo is like none.
+    except Exception:
+        return {}
 
 
 def _image_numbers(image: Image.Image) -> tuple[dict[int, float], tuple[int, int]]:

@@ -61,10 +61,11 @@ def measure(image: Tensor) -> PhotoStatistics:
         )
     luma = torch.einsum("c,chw->hw", image.new_tensor(_LUMA, dtype=torch.float32), image.float())
     noise = _noise(luma)
-    return PhotoStatistics(_blur_width(image.float(), noise), noise, float(luma.mean()))
+    return PhotoStatistics(blur_width(image.float(), noise), noise, float(luma.mean()))
 
 
-def _blur_width(image: Tensor, noise: float) -> float:
+def blur_width(image: Tensor, noise: float) -> float:
+    """Blur width in pixels of a photo as for `measure`, whose noise is known."""
     height, width = (n // _WINDOW * _WINDOW for n in image.shape[1:])
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
     whole = image[None, :, top : top + height, left : left + width]

@@ -1,6 +1,8 @@
-"""Draws the pictures of docs/kernels.md by the operations themselves: `python docs/pictures.py`."""
+"""Draws the pictures of the documentation by the code itself: `python docs/pictures.py`."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -8,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from blursynth import Camera, Conditions, Hand, shot, synthesize
+from blursynth.psf_picture import draw_kernels
 from freqdiff.sampling import ddim, frame_noise
 from freqdiff_kernels import ops
 
@@ -152,6 +156,45 @@ def filter_grid(image: Tensor) -> None:
     save("filter_grid.png")
 
 
+def blursynth_settings(image: Tensor) -> None:
+    """The photo as a part of a 4K frame, taken with several settings."""
+    frame, origin = (2160, 3840), (888, 1632)
+    camera = Camera(focal_mm=50, focus_distance_m=2, f_number=4)
+    # A table: near at the lower edge, far at the upper one.
+    depth = torch.linspace(2.6, 1.8, image.shape[1])[:, None].expand(image.shape[1:])
+    shaken: dict[str, Any] = {"conditions": Conditions(hand=Hand())}
+    tripod: dict[str, Any] = {"conditions": Conditions(hand=None)}
+    shots = {
+        "1/500 s": (dataclasses.replace(camera, exposure_s=1 / 500), shaken),
+        "1/60 s": (dataclasses.replace(camera, exposure_s=1 / 60), shaken),
+        "1/15 s": (dataclasses.replace(camera, exposure_s=1 / 15), shaken),
+        "1/4 s": (dataclasses.replace(camera, exposure_s=1 / 4), shaken),
+        "f/1.8, tripod": (dataclasses.replace(camera, f_number=1.8), tripod | {"depth_m": depth}),
+        "f/8, tripod": (dataclasses.replace(camera, f_number=8), tripod | {"depth_m": depth}),
+        "ISO 100, tripod": (dataclasses.replace(camera, iso=100), tripod),
+        "ISO 6400, tripod": (dataclasses.replace(camera, iso=6400), tripod),
+    }
+    width, height, gap, title = 288, 256, 6, 20
+    sheet = Image.new("RGB", (4 * (width + gap) - gap, 2 * (height + title)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (name, (settings, options)) in enumerate(shots.items()):
+        result = synthesize(image, settings, seed=3, frame_size=frame, origin=origin, **options)
+        pixels = (result.blurred * 255).byte().permute(1, 2, 0).numpy()[64 : 64 + height, 180:468]
+        left, top = index % 4 * (width + gap), index // 4 * (height + title)
+        draw.text((left + 2, top + 2), name, fill="black", font_size=14)
+        sheet.paste(Image.fromarray(np.ascontiguousarray(pixels)), (left, top + title))
+    sheet.save(TARGET / "blursynth_settings.jpg", quality=85)
+
+
+def blursynth_kernels() -> None:
+    """Half a second with a wide lens, out of focus, and a rolling shutter."""
+    camera = Camera(focal_mm=20, exposure_s=1 / 2, f_number=2, focus_distance_m=1, blades=6)
+    conditions = Conditions(distance_m=3, readout_s=1 / 15, cat_eye=0.8)
+    size = (2400, 3600)
+    scene = shot.take(np.random.default_rng(5), camera, size, conditions)
+    draw_kernels(scene, size).save(TARGET / "blursynth_kernels.png", optimize=True)
+
+
 def main() -> None:
     """Draw all of them."""
     matplotlib.use("Agg")
@@ -163,6 +206,8 @@ def main() -> None:
     stitch_tiles(image)
     ddim_step(image)
     filter_grid(image)
+    blursynth_settings(image)
+    blursynth_kernels()
 
 
 if __name__ == "__main__":

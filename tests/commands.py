@@ -1,9 +1,10 @@
-"""Running the command line inside the tests, and model folders for it."""
+"""Running the command lines inside the tests, and model folders for them."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,8 @@ class Result(NamedTuple):
     err: str
 
 
-def run(*arguments: object) -> Result:
-    """Run `freqdiff ARGUMENTS` in this process."""
+def run(*arguments: object, main: Callable[[Sequence[str]], int] = main) -> Result:
+    """Run `freqdiff ARGUMENTS`, or those of another command, in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -34,16 +35,16 @@ def run(*arguments: object) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
-def refused(result: Result, *words: object, code: int = 1) -> str:
+def refused(result: Result, *words: object, code: int = 1, program: str = "freqdiff") -> str:
     """Check that a command ended with one sentence that holds all words; returns it."""
     assert result.code == code
     assert result.out == ""
-    return sentence(result.err, *words)
+    return sentence(result.err, *words, program=program)
 
 
-def sentence(text: str, *words: object) -> str:
+def sentence(text: str, *words: object, program: str = "freqdiff") -> str:
     """Check that a text is one sentence on stderr that holds all words; returns it."""
-    assert text.startswith("freqdiff: ")
+    assert text.startswith(f"{program}: ")
     assert text.endswith(".\n")
     assert text.count("\n") == 1
     assert "Traceback" not in text

@@ -20,7 +20,7 @@ from commands import contents
 from PIL import Image
 from toys import picture
 
-from blursynth import build_pair
+from blursynth import engines
 from blursynth.camera import Camera
 from blursynth.dataset import Summary, build
 from blursynth.exif import read_camera
@@ -215,14 +215,14 @@ def test_a_pair_that_can_no_longer_be_made_is_in_no_list(photos: Path, tmp_path:
 def test_pairs_out_of_line_are_drawn_again_and_then_rejected(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine, calls = build_pair.synthesize, []
+    genuine, calls = engines.ENGINES["physics"], []
 
     def black(sharp: torch.Tensor, camera: Camera, *, seed: int, **options: Any) -> Any:
         calls.append(seed)
         result = genuine(sharp, camera, seed=seed, **options)
         return dataclasses.replace(result, blurred=0 * sharp)
 
-    monkeypatch.setitem(build_pair.ENGINES, "physics", black)
+    monkeypatch.setitem(engines.ENGINES, "physics", black)
     summary = make(photos, tmp_path / "out", count=3)
     assert (summary.written, summary.rejected, summary.shards) == (0, 3, 0)
     assert len(calls) == len(set(calls)) == 12
@@ -232,15 +232,19 @@ def test_pairs_out_of_line_are_drawn_again_and_then_rejected(
 
 
 def test_whole_photos_and_jpeg(photos: Path, tmp_path: Path) -> None:
-    summary = build(photos, tmp_path / "out", per_photo=2, format="jpeg", progress=False)
+    output = tmp_path / "out"
+    summary = build(photos, output, per_photo=2, format="jpeg", progress=False)
     assert summary.written == 6
-    for row in rows(tmp_path / "out"):
+    for row in rows(output):
         assert row["blur_file_name"].endswith(".jpg")
         whole = read_photo(photos / row["source"])
-        blurred = read_photo(tmp_path / "out" / row["blur_file_name"])
+        blurred = read_photo(output / row["blur_file_name"])
         assert blurred.format == "JPEG"
         assert blurred.pixels.shape[:2] == whole.pixels.shape[:2]
         assert (row["height"], row["width"]) == whole.pixels.shape[:2]
+        # Also for the upright photo, whose width is the short side of the sensor.
+        told = read_camera(output / row["blur_file_name"]).camera
+        assert told.sensor_width_mm == pytest.approx(row["camera"]["sensor_width_mm"], rel=1e-6)
 
 
 def test_colour_profile_stays_and_position_does_not(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import io
 import json
 import os
 import random
@@ -47,21 +46,11 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
 
 def run(*arguments: object) -> commands.Result:
     """Run `blursynth ARGUMENTS` in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-    return commands.Result(code, out.getvalue(), err.getvalue())
+    return commands.run(*arguments, main=cli.main)
 
 
 def sentence(text: str, *words: str) -> None:
-    assert text.startswith("blursynth: ")
-    assert text.endswith(".\n")
-    assert text.count("\n") == 1
-    for word in words:
-        assert word in text
+    commands.sentence(text, *words, program="blursynth")
 
 
 def start(photos: Path, output: Path, *more: object) -> subprocess.Popen[str]:

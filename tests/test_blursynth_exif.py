@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import IFDRational
 from blursynth.camera import RANGES, Camera
 from blursynth.exif import read_camera, write_camera
 from freqdiff.errors import InputError, PhotoError
-from freqdiff.photo import Metadata, Photo, write_photo
+from freqdiff.photo import Metadata, Photo, read_photo, write_photo
 
 TOLD = {
     Base.ExposureTime: IFDRational(1, 15),
@@ -108,10 +108,22 @@ def test_photo_files_carry_the_settings(
     path = tmp_path / f"photo{suffix}"
     assert write_photo(path, photo) == ()
     with Image.open(path) as image:
-        readings = [read_camera(source) for source in (path, str(path), path.read_bytes(), image)]
+        sources = (path, str(path), path.read_bytes(), image, read_photo(path))
+        readings = [read_camera(source) for source in sources]
     for reading in readings:
         assert reading.assumed == ()
         assert_close(reading.camera, camera)
+
+
+def test_photos_that_pillow_cannot_open(tmp_path: Path) -> None:
+    exif = write_camera(CAMERA, size=(36, 24))
+    photo = Photo(np.zeros((24, 36, 3), np.float32), metadata=Metadata(exif=exif))
+    write_photo(tmp_path / "deep.tif", photo)
+    assert_close(read_camera(read_photo(tmp_path / "deep.tif")).camera, CAMERA)
+    for metadata in (Metadata(), Metadata(exif=exif[:30])):
+        reading = read_camera(dataclasses.replace(photo, metadata=metadata))
+        assert reading.camera == Camera()
+        assert len(reading.assumed) == len(SETTINGS)
 
 
 def test_pillow_saves_and_shows_the_settings() -> None:

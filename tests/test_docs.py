@@ -1,16 +1,26 @@
 """The examples of the documentation run, and its links lead somewhere."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from toys import picture
+
+import blursynth.cli
+import freqdiff.cli
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_examples_run(page: Path) -> None:
+def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.jpg", "photos/photo.jpg"):
+        Image.fromarray(picture(128, 192)).save(name, quality=98)
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     names: dict[str, object] = {}
@@ -31,3 +41,12 @@ def test_links_and_pictures_exist(page: Path) -> None:
             assert target[1:] in titles
         else:
             assert (DOCS / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_are_understood(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for name, cli in (("blursynth", blursynth.cli), ("freqdiff", freqdiff.cli)):
+        for line in lines:
+            if line.startswith(f"{name} "):
+                cli.build_parser().parse_args(shlex.split(line)[1:])

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from toys import photo
 
+import blursynth.cli
+import freqdiff.cli
 from freqdiff.checkpoint import shipped_models
-from freqdiff.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,10 +32,11 @@ def test_links_and_pictures_exist() -> None:
 
 
 def test_commands_are_understood() -> None:
-    lines = [line.split("  #")[0] for line in TEXT.splitlines() if line.startswith("freqdiff ")]
-    assert len(lines) >= 5
-    for line in lines:
-        build_parser().parse_args(shlex.split(line)[1:])
+    for name, cli, least in (("freqdiff", freqdiff.cli, 5), ("blursynth", blursynth.cli, 3)):
+        lines = [line.split("  #")[0] for line in TEXT.splitlines() if line.startswith(f"{name} ")]
+        assert len(lines) >= least
+        for line in lines:
+            cli.build_parser().parse_args(shlex.split(line)[1:])
 
 
 @pytest.mark.skipif("tiny" not in shipped_models(), reason="no weights are shipped yet")

@@ -1,0 +1,142 @@
+"""What a deblurrer learns from different blur: the first claim of the paper, measured.
+
+`python -m benchmarks.table_blur --sharp TRAINING_PHOTOS --pairs gopro BLURRED SHARP [--pairs ...]`
+
+Trains the tiny model once per kind of synthetic blur (`blursynth.recipes`) and seed, all with the
+same budget, and measures each on real pairs. With `--real` also on real blurred photos that nobody
+has a sharp version of: their blur width, and NIQE where `--niqe` names its parameters. Stopped, the
+same command goes on. Writes benchmarks/results/table_blur.json, one row per kind of blur.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness import RESULTS, provenance
+from blursynth.recipes import RECIPES
+from blursynth.statistics import measure
+from freqdiff.cli import main as freqdiff
+from freqdiff.deblurrer import Deblurrer, load
+from freqdiff.images import open_image
+from freqdiff.niqe import Pristine, niqe
+from freqdiff.pairs import photos_in
+
+LARGEST = 1024
+"""Side of the middle of a real photo that is measured, in pixels."""
+SMALLEST = 192
+
+
+def train(name: str, seed: int, options: argparse.Namespace) -> Path:
+    """The model folder of one run, trained or found there."""
+    folder = Path(options.runs) / f"{name}_{seed}"
+    arguments = ["train", "--config", "tiny", "--data", options.sharp, "--output", str(folder)]
+    for option in ("steps", "batch", "crop"):
+        arguments += [f"--{option}", str(getattr(options, option))]
+    if code := freqdiff([*arguments, "--blur", name, "--seed", str(seed)]):
+        raise SystemExit(code)
+    return folder / "model"
+
+
+def pair_gains(model: Path, blurred: str, sharp: str) -> list[float]:
+    """Gain in PSNR (RGB, dB) of each pair of two folders."""
+    output = model.parent / "evaluation.json"
+    where = ["--model", str(model), "--output", str(output)]
+    if code := freqdiff(["evaluate", "--pairs", blurred, sharp, *where]):
+        raise SystemExit(code)
+    return [image["gain"]["psnr_rgb"] for image in json.loads(output.read_text())["images"]]
+
+
+def unpaired(model: Deblurrer, folder: Path, pristine: Pristine | None) -> dict[str, float]:
+    """Means over real blurred photos before and after: blur width in pixels, and NIQE."""
+    columns: dict[str, list[float]] = {}
+    for path in photos_in(folder):
+        image = open_image(path).rgb
+        height, width = (min(side, LARGEST) for side in image.shape[-2:])
+        if min(height, width) < SMALLEST:
+            continue
+        top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
+        image = image[..., top : top + height, left : left + width]
+        for when, shown in (("in", image), ("out", model.restore(image).image)):
+            width_px = measure(shown[0]).blur_width_px
+            columns.setdefault(f"real_blur_width_{when}_px", []).append(width_px)
+            if pristine is not None:
+                columns.setdefault(f"real_niqe_{when}", []).append(niqe(shown[0], pristine))
+    means = {name: round(statistics.mean(values), 4) for name, values in columns.items()}
+    return {"real_photos": len(columns["real_blur_width_in_px"]), **means}
+
+
+def measure_run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything about one training."""
+    model = train(name, seed, options)
+    gains = {label: pair_gains(model, *folders) for label, *folders in options.pairs}
+    every = [gain for values in gains.values() for gain in values]
+    facts: dict[str, Any] = {
+        "seed": seed,
+        "real_pairs_gain_db": round(statistics.mean(every), 4),
+        **{f"{label}_gain_db": round(statistics.mean(v), 4) for label, v in gains.items()},
+    }
+    if options.real:
+        pristine = Pristine.read(options.niqe) if options.niqe else None
+        facts |= unpaired(load(model, "cpu"), Path(options.real), pristine)
+    return facts
+
+
+def row(name: str, runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """Means over the seeds, the spread of the main number, and the runs."""
+    numbers = [key for key in runs[0] if key != "seed"]
+    means = {key: round(statistics.mean(run[key] for run in runs), 4) for key in numbers}
+    main = [run["real_pairs_gain_db"] for run in runs]
+    return {
+        "training": name,
+        "seeds": len(runs),
+        "steps": options.steps,
+        "batch": options.batch,
+        "crop": options.crop,
+        **means,
+        "real_pairs_gain_db_std": round(statistics.stdev(main), 4) if len(main) > 1 else None,
+        "pairs": {label: len(photos_in(Path(blurred))) for label, blurred, _ in options.pairs},
+        "runs": runs,
+        "provenance": provenance("cuda" if torch.cuda.is_available() else "cpu"),
+    }
+
+
+def main() -> None:
+    """Train, measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--sharp", metavar="DIR", required=True, help="sharp photos to train on")
+    add(
+        "--pairs",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("NAME", "BLURRED", "SHARP"),
+    )
+    add("--real", metavar="DIR", help="real blurred photos without a sharp version")
+    add("--niqe", metavar="FILE", help="pristine parameters (.npz) of NIQE")
+    add("--runs", metavar="DIR", default="runs/table_blur")
+    add("--trainings", nargs="+", choices=tuple(RECIPES), default=tuple(RECIPES))
+    add("--seeds", type=int, default=2)
+    add("--steps", type=int, default=2000)
+    add("--batch", type=int, default=8)
+    add("--crop", type=int, default=128)
+    add("--output", type=Path, default=RESULTS / "table_blur.json")
+    options = parser.parse_args()
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.trainings}
+    for seed in range(options.seeds):
+        for name in runs:
+            print(f"== {name}, seed {seed}", flush=True)
+            runs[name].append(measure_run(name, seed, options))
+            print(json.dumps(runs[name][-1]), flush=True)
+    rows = [row(name, found, options) for name, found in runs.items()]
+    options.output.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
