@@ -23,6 +23,15 @@ TITLES = {
     "evaluate_gopro": "GoPro, one frame of real camera motion",
     "evaluate_levin": "Levin 2009, measured camera shake",
 }
+ENGINES = {
+    "real": "other real photos",
+    "sharp": "none (sharp)",
+    "gaussian": "Gaussian kernel",
+    "frame_average": "frame averaging",
+    "physics_clean": "BlurSynth without sensor",
+    "physics_full": "BlurSynth",
+    "gan": "GAN",
+}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -74,6 +83,39 @@ def speed() -> list[str]:
     return [*lines, "", *(source(rows[0]["provenance"]) for rows in results if rows)]
 
 
+def engines() -> list[str]:
+    """Figure 3: the picture, and each engine's distances; nothing where it was not measured."""
+    rows = roofline.read(RESULTS / "blur_engines.json")
+    if not rows:
+        return []
+    lines = [
+        "### Blur synthesis against real blur",
+        "",
+        "![One scene blurred by each engine](benchmarks/results/figure3.jpg)",
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        lines += [
+            "",
+            f"| distance from {of_kind[0]['real_photos']} real blurred photos ({kind}) "
+            "| Fréchet, spectrum | KID, spectrum | Fréchet, patches | KID, patches |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for name in dict.fromkeys(row["engine"] for row in of_kind):
+            mine = {row["features"]: row for row in of_kind if row["engine"] == name}
+            cells = [
+                f"{row['frechet']:.1f} | {row['kid']:.2f} ± {row['kid_stderr']:.2f}"
+                for row in (mine["spectrum"], mine["patches"])
+            ]
+            lines.append(f"| {ENGINES.get(name, name)} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"All photos were shrunk to a longer side of {rows[0]['long_side']} px. The rows of a "
+        "table have equally many windows of 64 px; standard errors are over photos.",
+    ]
+    return [*lines, "", source(rows[0]["provenance"])]
+
+
 def kernels() -> list[str]:
     """Each operation against what else one would write, as ratios measured in one process."""
     lines = [
@@ -103,7 +145,8 @@ def source(provenance: dict[str, Any]) -> str:
 
 def render(text: str) -> str:
     """The README with its tables replaced."""
-    for name, lines in {"quality": quality(), "speed": speed(), "kernels": kernels()}.items():
+    tables = {"quality": quality(), "engines": engines(), "speed": speed(), "kernels": kernels()}
+    for name, lines in tables.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         if begin not in text:
             raise SystemExit(f"README.md has no place for the table {name!r}: add {begin} {end}.")

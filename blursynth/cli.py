@@ -12,10 +12,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from blursynth import cli_build, cli_inspect, cli_synthesize
+from blursynth import cli_build, cli_inspect, cli_synthesize, cli_train_gan
 from blursynth.cli_base import INTERRUPTED, Parser, complain, sentence
 
-_COMMANDS = {"synthesize": cli_synthesize, "inspect": cli_inspect, "build": cli_build}
+_COMMANDS = {
+    "synthesize": cli_synthesize,
+    "inspect": cli_inspect,
+    "build": cli_build,
+    "train-gan": cli_train_gan,
+}
 
 
 def build_parser() -> Parser:

@@ -1,0 +1,318 @@
+"""Training of the plain GAN: unpaired sharp and real blurred photos, hinge loss, R1, low-band loss.
+
+A resumed run equals an uninterrupted one: step k is a function of (seed, k) and the state.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from blursynth.build_plan import list_photos
+from blursynth.gan import Discriminator, Generator, GeneratorConfig, draw_noise, save_generator
+from blursynth.photo_scale import read_at_scale
+from freqdiff.atomic import write_atomically
+from freqdiff.errors import InputError, TrainingError
+
+STATE = "state.safetensors"
+_LOW_BAND = 16
+_RECENT = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class GanConfig:
+    """Recipe of a training run.
+
+    Attributes:
+        steps: of the whole run.
+        batch: crops of each kind per step.
+        crop: their side in pixels, a multiple of 16.
+        learning_rate: of both networks (Adam, betas 0 and 0.99).
+        r1, r1_every: weight of the gradient penalty on real photos (Mescheder et al. 2018), and
+            steps from one to the next.
+        content: weight of the L1 distance of means of 16x16 px from those of the sharp photo.
+        ema: decay of the averaged weights, which are the ones that are saved.
+        save_every: steps between saved states.
+        seed: of weights, crops and noise.
+        generator: what is trained, and the scale of the photos.
+    """
+
+    steps: int = 1500
+    batch: int = 8
+    crop: int = 128
+    learning_rate: float = 6e-4
+    r1: float = 0.05
+    r1_every: int = 8
+    content: float = 10.0
+    ema: float = 0.995
+    save_every: int = 250
+    seed: int = 0
+    generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
+
+
+class Crops:
+    """Random crops of the photos of a folder at one scale, turned and mirrored."""
+
+    def __init__(self, folder: Path, names: Sequence[str], crop: int, long_side: int) -> None:
+        self.crop = crop
+        photos = [(name, read_at_scale(folder / name, long_side)) for name in names]
+        large = [(name, photo) for name, photo in photos if min(photo.shape[1:]) >= crop]
+        if not large:
+            raise InputError(
+                f"No photo of {str(folder)!r} has {crop} px on each side: give larger ones."
+            )
+        self.names = tuple(name for name, _ in large)
+        self._photos = [(photo * 255).byte() for _, photo in large]
+
+    def draw(self, rng: np.random.Generator, batch: int) -> Tensor:
+        """(batch, 3, crop, crop) in [-1, 1]."""
+        return torch.stack([self._one(rng) for _ in range(batch)]).float() / 127.5 - 1
+
+    def _one(self, rng: np.random.Generator) -> Tensor:
+        photo = self._photos[int(rng.integers(len(self._photos)))]
+        top, left = (int(rng.integers(side - self.crop + 1)) for side in photo.shape[1:])
+        crop = photo[:, top : top + self.crop, left : left + self.crop]
+        crop = torch.rot90(crop, int(rng.integers(4)), (1, 2))
+        return crop.flip(2) if rng.random() < 0.5 else crop
+
+
+class GanTraining:
+    """One run in one folder: both networks, averaged weights, optimisers, history."""
+
+    def __init__(self, folder: Path, sharp: Crops, real: Crops, config: GanConfig) -> None:
+        if config.crop % _LOW_BAND:
+            raise InputError(
+                f"Expected crops of a multiple of {_LOW_BAND} px, got {config.crop}: choose one."
+            )
+        self.folder, self.sharp, self.real, self.config = folder, sharp, real, config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.generator, self.discriminator = Generator(config.generator), Discriminator()
+        self.networks = nn.ModuleDict(
+            {"generator": self.generator, "discriminator": self.discriminator}
+        )
+        self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
+        self.optimizers = {
+            name: torch.optim.Adam(network.parameters(), config.learning_rate, betas=(0.0, 0.99))
+            for name, network in self.networks.items()
+        }
+        settings = dataclasses.asdict(config) | {"sharp": sharp.names, "real": real.names}
+        del settings["steps"], settings["save_every"]
+        self.settings = json.dumps(settings, sort_keys=True)
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self._recent: list[dict[str, float]] = []
+
+    def run(self, *, progress: bool = True) -> None:
+        """Train until `config.steps`, then save.
+
+        Raises:
+            TrainingError: one of the networks collapsed; the last saved state stays as it was.
+        """
+        bar = tqdm(
+            total=self.config.steps, initial=self.step, unit="step", disable=None if progress else 1
+        )
+        with bar:
+            while self.step < self.config.steps:
+                self._check(self.advance())
+                bar.update()
+                if self.step % 50 == 0:
+                    self.history.append({"step": self.step, **self._means(50)})
+                    bar.set_postfix({k: f"{v:.3f}" for k, v in self.history[-1].items()})
+                if self.step % self.config.save_every == 0:
+                    self.save()
+        self.save()
+
+    def advance(self) -> dict[str, float]:
+        """One step of the discriminator and one of the generator; returns the losses."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.step])
+        sharp, real = (crops.draw(rng, config.batch) for crops in (self.sharp, self.real))
+        source = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        noise = draw_noise(config.batch, (config.crop, config.crop), source)
+        made = self.generator(sharp, noise)
+
+        penalised = self.step % config.r1_every == 0
+        real.requires_grad_(penalised)
+        scores = self.discriminator(real)
+        hinge = F.relu(1 - scores).mean() + F.relu(1 + self.discriminator(made.detach())).mean()
+        loss = hinge
+        if penalised:
+            (slope,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
+            # Of one patch, as the gradients of many add up.
+            steepness = slope.square().sum() / scores.numel()
+            loss = loss + 0.5 * config.r1 * config.r1_every * steepness
+        self._improve("discriminator", loss)
+
+        self.discriminator.requires_grad_(False)
+        adversarial = -self.discriminator(made).mean()
+        self.discriminator.requires_grad_(True)
+        content = (F.avg_pool2d(made, _LOW_BAND) - F.avg_pool2d(sharp, _LOW_BAND)).abs().mean()
+        self._improve("generator", adversarial + config.content * content)
+        self.step += 1
+        decay = min(config.ema, self.step / (self.step + 10))
+        with torch.no_grad():
+            for mean, value in zip(
+                self.averaged.parameters(), self.generator.parameters(), strict=True
+            ):
+                mean.lerp_(value, 1 - decay)
+        change = (made.detach() - sharp).square().mean().sqrt()
+        return {
+            "discriminator": float(hinge.detach()),
+            "generator": float(adversarial.detach()),
+            "content": float(content.detach()),
+            "change": float(change),
+        }
+
+    def _improve(self, name: str, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def _means(self, count: int) -> dict[str, float]:
+        recent = self._recent[-count:]
+        return {
+            name: round(sum(losses[name] for losses in recent) / len(recent), 5)
+            for name in recent[0]
+        }
+
+    def _check(self, losses: dict[str, float]) -> None:
+        self._recent = [*self._recent[1 - _RECENT :], losses]
+        what = None
+        if not all(math.isfinite(value) for value in losses.values()):
+            what = "a loss is not finite"
+        elif len(self._recent) == _RECENT:
+            means = self._means(_RECENT)
+            if means["discriminator"] < 0.01:
+                what = "the discriminator tells all photos apart, so the generator learns nothing"
+            elif all(abs(one["discriminator"] - 2) < 1e-4 for one in self._recent):
+                what = "the discriminator gives all photos the same score"
+            elif means["content"] > 0.25:
+                what = "the generator does not keep what the photo shows"
+        if what is not None:
+            raise TrainingError(
+                f"Training diverged at step {self.step}: {what}; give another seed or more photos."
+            )
+
+    def save(self) -> None:
+        """Write the generator with averaged weights, and the state for `resume`.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        facts = {"steps": self.step, **json.loads(self.settings), "history": self.history}
+        save_generator(self.folder, self.averaged, facts)
+        metadata = {
+            "settings": self.settings,
+            "step": str(self.step),
+            "history": json.dumps(self.history),
+            "recent": json.dumps(self._recent),
+        }
+        tensors = {key: value.detach().contiguous() for key, value in self._tensors().items()}
+        write_atomically(self.folder / STATE, save(tensors, metadata))
+
+    def resume(self) -> bool:
+        """Go on from the folder's state; False if there is none.
+
+        Raises:
+            TrainingError: the state is of a run with other settings or photos, or damaged.
+        """
+        path = self.folder / STATE
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"{str(path)!r} is not a training state ({error}): give another folder."
+            ) from error
+        if metadata.get("settings") != self.settings:
+            raise TrainingError(
+                f"{str(path)!r} was written by a run with other settings or photos: "
+                "give the same ones, or another folder."
+            )
+        self.networks.load_state_dict(_below("network", tensors))
+        self.averaged.load_state_dict(_below("average", tensors))
+        for name, optimizer in self.optimizers.items():
+            state = optimizer.state_dict()
+            for key, value in _below(name, tensors).items():
+                index, _, field = key.partition(".")
+                state["state"].setdefault(int(index), {})[field] = value
+            optimizer.load_state_dict(state)
+        self.step = int(metadata["step"])
+        self.history = json.loads(metadata["history"])
+        self._recent = json.loads(metadata["recent"])
+        return True
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"network.{key}": value for key, value in self.networks.state_dict().items()}
+        tensors |= {f"average.{key}": value for key, value in self.averaged.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.{index}.{field}": value for field, value in moments.items()}
+        return tensors
+
+
+def _below(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{name}."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+def train_gan(
+    sharp_folder: str | os.PathLike[str],
+    real_folder: str | os.PathLike[str],
+    output_folder: str | os.PathLike[str],
+    config: GanConfig,
+    *,
+    hold_out: bool = False,
+    progress: bool = True,
+) -> GanTraining:
+    """Train a generator, or go on with the run that the output folder holds.
+
+    Args:
+        sharp_folder, real_folder: sharp photos and real blurred ones, of anything.
+        output_folder: gets `generator.safetensors`, `config.json` and the state of the run.
+        config: how to train.
+        hold_out: leave out every second real photo, to measure with (see `config.json`, "real").
+        progress: show a bar where stderr is a terminal.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: a folder holds no photo that is large enough, or one that cannot be read.
+        TrainingError: the run diverged, or the folder holds one of other settings.
+        OutputError: the output folder cannot be written.
+    """
+    output = Path(output_folder)
+    sharp, real = Path(sharp_folder), Path(real_folder)
+    sharp_names, real_names = (
+        list_photos(one, leave_out=output.resolve()) for one in (sharp, real)
+    )
+    real_names = real_names[:: 2 if hold_out else 1]
+    side, long_side = config.crop, config.generator.long_side
+    training = GanTraining(
+        output,
+        Crops(sharp, sharp_names, side, long_side),
+        Crops(real, real_names, side, long_side),
+        config,
+    )
+    training.resume()
+    training.run(progress=progress)
+    return training
