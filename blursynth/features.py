@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from freqdiff.errors import InputError
+from freqdiff.niqe import normalise_contrast
 from freqdiff_kernels.ops import fft_bands
 
 WINDOW = 64
@@ -145,20 +146,6 @@ def _shape(values: Tensor) -> Tensor:
     power = values.square().mean((1, 2))
     ratio = values.abs().mean((1, 2)).square() / power.clamp(min=1e-12)
     return torch.stack((power.sqrt(), ratio), 1)
-
-
-def normalise_contrast(luma: Tensor) -> Tensor:
-    """MSCN coefficients (H, W): (luma - mean) / (deviation + 1/255) in a Gaussian of 7x7 px."""
-    taps = torch.exp(-(torch.arange(-3.0, 4.0) ** 2) / (2 * (7 / 6) ** 2)).to(luma)
-    taps = taps / taps.sum()
-
-    def smooth(values: Tensor) -> Tensor:
-        padded = F.pad(values[None, None], (3, 3, 3, 3), mode="replicate")
-        return F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, 7)), taps.view(1, 1, 7, 1))[0, 0]
-
-    mean = smooth(luma)
-    variance = (smooth(luma.square()) - mean.square()).clamp(min=0)
-    return (luma - mean) / (variance.sqrt() + 1 / 255)
 
 
 def _windows(values: Tensor, window: int) -> Tensor:

@@ -91,31 +91,38 @@ def features(luma: Tensor) -> Tensor:
         (blocks, 36): 18 at each of two scales; not a number where a block is flat.
     """
     height, width = (side // _BLOCK * _BLOCK for side in luma.shape)
-    plane = luma[:height, :width][None, None]
+    plane = luma[:height, :width]
     scales = []
     for block in (_BLOCK, _BLOCK // 2):
-        blocks = _normalise(plane)[0, 0].unfold(0, block, block).unfold(1, block, block)
+        blocks = normalise_contrast(plane / 255).unfold(0, block, block).unfold(1, block, block)
         scales.append(_block_features(blocks.flatten(0, 1)))
         plane = F.interpolate(
-            plane, scale_factor=0.5, mode="bicubic", antialias=True, align_corners=False
-        )
+            plane[None, None], scale_factor=0.5, mode="bicubic", antialias=True, align_corners=False
+        )[0, 0]
     return torch.cat(scales, 1)
 
 
-def _normalise(plane: Tensor) -> Tensor:
-    """Mean-subtracted contrast-normalised values (Mittal et al. 2012, equation 1)."""
-    offsets = torch.arange(-3, 4, dtype=plane.dtype, device=plane.device)
+def normalise_contrast(luma: Tensor) -> Tensor:
+    """Mean-subtracted contrast-normalised values (Mittal et al. 2012, equation 1).
+
+    Args:
+        luma: (H, W) float64 in [0, 1]; in float32 the variance of a bright flat area cancels.
+
+    Returns:
+        (H, W): (luma - mean) / (deviation + 1/255), both in a Gaussian of 7 x 7 pixels.
+    """
+    offsets = torch.arange(-3, 4, dtype=luma.dtype, device=luma.device)
     taps = torch.exp(-(offsets**2) / (2 * (7 / 6) ** 2))
     taps = taps / taps.sum()
-    both = F.pad(torch.cat((plane, plane.square())), (3,) * 4, mode="replicate")
-    for axis in (2, 3):  # float64 convolutions of torch are many times slower
-        length = plane.shape[axis]
+    both = F.pad(torch.stack((luma, luma.square())), (3,) * 4, mode="replicate")
+    for axis in (1, 2):  # float64 convolutions of torch are many times slower
+        length = luma.shape[axis - 1]
         filtered = torch.zeros_like(both.narrow(axis, 0, length))
         for number, tap in enumerate(taps.tolist()):
             filtered.add_(both.narrow(axis, number, length), alpha=tap)
         both = filtered
     mean, square = both.unbind()
-    return (plane - mean) / ((square - mean.square()).abs().sqrt() + 1)
+    return (luma - mean) / ((square - mean.square()).abs().sqrt() + 1 / 255)
 
 
 def _block_features(blocks: Tensor) -> Tensor:

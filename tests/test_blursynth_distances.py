@@ -25,12 +25,12 @@ from blursynth.features import (
     Features,
     Samples,
     gather,
-    normalise_contrast,
     patch_features,
     spectrum_features,
     textured,
 )
 from freqdiff.errors import InputError
+from freqdiff.niqe import normalise_contrast
 
 SPACES = pytest.mark.parametrize("space", [spectrum_features, patch_features])
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")

@@ -64,7 +64,7 @@ def test_diffraction_grows_with_the_f_number() -> None:
         camera = dataclasses.replace(CAMERA, f_number=f_number, sensor_width_mm=6.0)
         scene = scene_of(camera, dataclasses.replace(STILL, diffraction=True))
         kernel = psf.point_spread(scene, scene.frame_size / 2, 60)[0]
-        # The frequency where half of the contrast is left: the variance of an Airy disk is infinite.
+        # Where half of the contrast is left: the variance of an Airy disk is infinite.
         line, frequency = torch.arange(-60, 61.0), torch.linspace(0, 0.5, 501)
         contrast = (2 * torch.pi * frequency[:, None] * line).cos() @ kernel.sum(0)
         contrast = contrast / torch.sinc(frequency) ** 2  # of the pixels

@@ -22,6 +22,7 @@ LAYERS = (
         "freqdiff.atomic",
         "freqdiff.images",
         "freqdiff.metrics",
+        "freqdiff.niqe",
         "freqdiff.photo",
         "freqdiff.photo_*",
         "freqdiff.tiling",
