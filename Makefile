@@ -28,7 +28,7 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.cu csrc/*.cuh)
 # The folder itself is listed too: its time changes when a file is added or removed.
 SOURCES := pyproject.toml setup.py $(wildcard csrc) $(CXX_SOURCES)
 
-.PHONY: help demo test sanitize lint bench quality figure3 results train-tiny wheel clean FORCE
+.PHONY: help demo test sanitize lint bench quality figure3 table-blur psf-family results train-tiny wheel clean FORCE
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -58,12 +58,19 @@ bench: $(DEV) ## measure the kernels and whole photos; rows go to benchmarks/res
 	$(PY) -m benchmarks.kernels $(ARGS)
 	$(PY) -m benchmarks.roofline
 	$(PY) -m benchmarks.deblur
+	$(PY) -m benchmarks.blursynth
 
 quality: $(DEV) ## measure the shipped model: make quality SHARP=photos PAIRS="--pairs NAME BLURRED SHARP"
 	$(PY) -m benchmarks.quality --sharp "$(SHARP)" $(PAIRS)
 
 figure3: $(DEV) ## compare blur engines with real blur: make figure3 SHARP=photos REAL=photos GAN=folder
 	$(PY) -m benchmarks.figure3 --sharp "$(SHARP)" --real "$(REAL)" --gan "$(GAN)" $(ARGS)
+
+table-blur: $(DEV) ## train tiny on each kind of blur: make table-blur SHARP=photos PAIRS="--pairs NAME BLURRED SHARP"
+	$(PY) -m benchmarks.table_blur --sharp "$(SHARP)" $(PAIRS) $(ARGS)
+
+psf-family: $(DEV) ## fit the camera model to measured kernels: make psf-family ARGS="--shake KERNELS --lens FOLDER"
+	$(PY) -m benchmarks.psf_family $(ARGS)
 
 results: $(DEV) ## write the README's tables from benchmarks/results/*.json
 	$(PY) -m benchmarks.readme

@@ -31,12 +31,16 @@ def main() -> None:
     parser.add_argument(
         "--pairs", nargs=3, action="append", default=[], metavar=("NAME", "BLURRED", "SHARP")
     )
+    parser.add_argument(
+        "--align", nargs="+", default=[], metavar="NAME", help="pairs to compare up to a shift"
+    )
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--steps", default="1")
     options = parser.parse_args()
     common = ("--model", options.model, "--steps", options.steps)
     for name, blurred, sharp in options.pairs:
-        evaluate(name, "--pairs", blurred, sharp, *common)
+        align = ("--align",) * (name in options.align)
+        evaluate(name, "--pairs", blurred, sharp, *align, *common)
     evaluate("validation", "--synthetic", options.sharp, "--seed", "1", *common)
     evaluate("unharmed", "--unharmed", options.sharp, *common)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,82 @@ def engines() -> list[str]:
     return [*lines, "", source(rows[0]["provenance"])]
 
 
+def family() -> list[str]:
+    """How near the camera model comes to measured kernels, beside the usual shapes."""
+    rows = roofline.read(RESULTS / "psf_family.json")
+    if not rows:
+        return []
+    lines = [
+        "| measured kernels | engine: error, PSNR | best Gaussian | best disk |",
+        "| --- | --- | --- | --- |",
+    ]
+    for kind, title in (("shake", "hand shakes (Levin 2009)"), ("lens", "ray-traced lenses")):
+        mine = [row for row in rows if row["kind"] == kind]
+        cells = []
+        for name in ("engine", "gaussian", "disk"):
+            error, psnr = (
+                statistics.mean(row[value][name] for row in mine)
+                for value in ("relative_error", "psnr_db")
+            )
+            cells.append(f"{100 * error:.1f}%, {psnr:.1f} dB")
+        lines.append(f"| {len(mine)} {title} | {' | '.join(cells)} |")
+    return [*lines, "", source(rows[0]["provenance"])]
+
+
+def synthesis() -> list[str]:
+    """How fast pairs are made on the CPU."""
+    rows = roofline.read(RESULTS / "blursynth_cpu.json")
+    if not rows:
+        return []
+    lines = [
+        "| blur synthesis | case | device | speed | peak memory |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        memory = f"{row['peak_rss_gb']:.2f} GB" if "peak_rss_gb" in row else ""
+        if row["op"] == "frame":
+            what, device = f"{row['size']} pair", f"CPU, {row['threads']} threads"
+            speed = f"{row['median_s']:.2f} s"
+        elif "crops_per_s" in row:
+            what, device = "training crops of 256 px", f"CPU, {row['workers']} processes"
+            speed = f"{row['crops_per_s']:.0f} per second"
+        elif row["op"] == "build":
+            what, device = (
+                f"{row['pairs']} pairs of 256 px, built",
+                f"CPU, {row['workers']} processes",
+            )
+            speed = f"{row['pairs_per_s']:.0f} per second"
+        else:
+            continue
+        case = row["case"] if row["op"] == "frame" else "random recipe"
+        lines.append(f"| {what} | {case} | {device} | {speed} | {memory} |")
+    lines.append("| any | | GPU | not measured | |")
+    return [*lines, "", source(rows[0]["provenance"])]
+
+
+def trainings() -> list[str]:
+    """What tiny learns from each kind of blur, in dB on each set of real pairs."""
+    rows = roofline.read(RESULTS / "table_blur.json")
+    if not rows:
+        return []
+    sets = list(rows[0]["pairs"])
+    titles = [f"{name} ({rows[0]['pairs'][name]})" for name in sets]
+    lines = [
+        f"| trained on | all real pairs | {' | '.join(titles)} |",
+        f"| --- | --- | {' | '.join('---' for _ in sets)} |",
+    ]
+    for row in rows:
+        spread = row["real_pairs_gain_db_std"]
+        main = f"{row['real_pairs_gain_db']:+.2f}" + (f" ± {spread:.2f}" if spread else "")
+        cells = [f"{row[f'{name}_gain_db']:+.2f}" for name in sets]
+        lines.append(f"| {ENGINES[row['training']]} | {main} | {' | '.join(cells)} |")
+    budget = (
+        f"Gain in PSNR (dB) after {rows[0]['steps']} steps of {rows[0]['batch']} crops of "
+        f"{rows[0]['crop']} px, mean of {rows[0]['seeds']} seeds."
+    )
+    return [*lines, "", budget, "", source(rows[0]["provenance"])]
+
+
 def kernels() -> list[str]:
     """Each operation against what else one would write, as ratios measured in one process."""
     lines = [
@@ -145,7 +222,15 @@ def source(provenance: dict[str, Any]) -> str:
 
 def render(text: str) -> str:
     """The README with its tables replaced."""
-    tables = {"quality": quality(), "engines": engines(), "speed": speed(), "kernels": kernels()}
+    tables = {
+        "quality": quality(),
+        "trainings": trainings(),
+        "engines": engines(),
+        "family": family(),
+        "speed": speed(),
+        "synthesis": synthesis(),
+        "kernels": kernels(),
+    }
     for name, lines in tables.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         if begin not in text:

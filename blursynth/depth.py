@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -88,23 +87,25 @@ def confusion_px(camera: Camera, depth: Tensor, width_px: int) -> Tensor:
     return far * (1 - camera.focus_distance_m / depth)
 
 
-def layers(confusion: Tensor) -> Iterator[tuple[float, Tensor]]:
-    """Split a photo by its circle of confusion, from near to far.
+def layers(confusion: Tensor) -> tuple[list[float], float]:
+    """Into which layers to split a photo by its circle of confusion.
 
     Args:
-        confusion: (..., H, W) signed circle of confusion in pixels.
+        confusion: (...) signed circle of confusion of its pixels.
 
-    Yields:
-        Circle of confusion in pixels and opacity (..., H, W) of each layer. The opacities sum to 1
-        everywhere: a pixel between two layers belongs to both.
+    Returns:
+        The circle of confusion of each layer, from near to far, and the distance between two; see
+        `opacity`.
     """
     low, high = float(confusion.min()), float(confusion.max())
     count = min(MOST_LAYERS, 1 + int(np.ceil((high - low) / _FINEST_PX)))
     if count == 1:
-        yield (low + high) / 2, torch.ones_like(confusion)
-        return
-    step = (high - low) / (count - 1)
-    for index in range(count):
-        opacity = (1 - ((confusion - low) / step - index).abs()).clamp_min(0)
-        if bool(opacity.any()):
-            yield low + index * step, opacity
+        return [(low + high) / 2], float("inf")
+    spacing = (high - low) / (count - 1)
+    return [low + index * spacing for index in range(count)], spacing
+
+
+def opacity(confusion: Tensor, diameter: float, spacing: float) -> Tensor:
+    """Which share of each pixel belongs to a layer: 1 where it has the layer's own circle of
+    confusion, and between two layers some of both, together 1."""
+    return (1 - ((confusion - diameter) / spacing).abs()).clamp_min(0)

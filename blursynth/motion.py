@@ -72,6 +72,36 @@ class Hand:
         return np.asarray(np.radians(angle) * scale)
 
 
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """Something in front of the scene that moves by itself while the photo is exposed.
+
+    Attributes:
+        speed_m_s: across the view.
+        distance_m: from the camera; None: as far as the scene.
+        direction_deg: in the picture, 0 to the right, 90 downwards; None: drawn at random.
+    """
+
+    speed_m_s: float
+    distance_m: float | None = None
+    direction_deg: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.speed_m_s < math.inf:
+            raise ValueError(f"Subject.speed_m_s is {self.speed_m_s}, expected 0 or more.")
+        if self.distance_m is not None and not self.distance_m > 0:
+            raise ValueError(f"Subject.distance_m is {self.distance_m}, expected above 0.")
+        if self.direction_deg is not None and not math.isfinite(self.direction_deg):
+            raise ValueError(f"Subject.direction_deg is {self.direction_deg}, expected a number.")
+
+
+def between(path: NDArray[Any], parts: int) -> NDArray[Any]:
+    """A path (N, C) with `parts` even steps for each of its own, ((N - 1) parts + 1, C)."""
+    points = np.arange(len(path))
+    fine = np.linspace(0, len(path) - 1, (len(path) - 1) * parts + 1)
+    return np.stack([np.interp(fine, points, column) for column in path.T], -1)
+
+
 def rolling_shutter(values: Tensor, start: Tensor, share: Tensor, count: int) -> Tensor:
     """What each row sees of a path during its own exposure.
 

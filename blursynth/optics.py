@@ -52,7 +52,7 @@ def aperture_kernel(
     outside = torch.hypot(y, x) - size
     if blades is not None and bool((blades > 0).any()):
         turned = torch.zeros_like(diameter_px) if turn is None else turn
-        polygon = _polygon_distance(y, x, size, blades, turned)
+        polygon = polygon_distance(y, x, size, blades, turned)
         outside = torch.where(blades[..., None, None] > 0, polygon, outside)
     if cat_eye is not None:
         shift = cat_eye[..., None, None] * size[..., None, :, :]
@@ -64,7 +64,7 @@ def aperture_kernel(
     return normal
 
 
-def _polygon_distance(y: Tensor, x: Tensor, size: Tensor, blades: Tensor, turn: Tensor) -> Tensor:
+def polygon_distance(y: Tensor, x: Tensor, size: Tensor, blades: Tensor, turn: Tensor) -> Tensor:
     """Signed distance in pixels from the edges of regular polygons with the area of a disk."""
     count = blades.clamp_min(3)[..., None, None]
     step = 2 * math.pi / count

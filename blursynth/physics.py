@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 import torch
@@ -12,17 +11,16 @@ from torch import Tensor
 
 from blursynth import depth, psf, raw, sensor, shot
 from blursynth.camera import Camera
+from blursynth.filtering import aperture_only, blur_by_depth, filter_frame
+from blursynth.inpaint import uncover
 from blursynth.scene import Recipe, Scene, sample_scene
 from blursynth.shot import Conditions
-from freqdiff_kernels import ops, reference_filter
 
 MARGIN = 32
 """Pixels around a crop of the training stream that its blur may reach into."""
 LONGEST_REACH = 160
 """Pixels that the blur of a whole frame may reach; longer paths are cut there."""
 
-_MOST_TAPS = 1000
-"""Denser kernels are faster by FFT (docs/kernels.md, on an AMD EPYC with AVX-512)."""
 STEP = 192
 """Pixels between the kernels of a frame whose blur varies."""
 
@@ -33,6 +31,7 @@ def expose(
     origin: Tensor,
     margin: int = MARGIN,
     confusion: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Blur crops by motion and focus; no noise yet.
 
@@ -41,77 +40,60 @@ def expose(
     pixels large, else on multiples of `STEP` from its corner.
 
     Args:
-        image: (B, 3, H, W) sRGB in [0, 1], with `margin` pixels around.
+        image: (B, 3, H, W) sRGB in [0, 1], or its bytes, with `margin` pixels around.
         scene: B exposures on the same device.
         origin: (B, 2) position (y, x) in the frame, in pixels, of the crop without margin.
         margin: pixels around a crop that its blur reaches into; what would come from farther off
             comes from there.
         confusion: (B, 1, H, W) circle of confusion of each pixel, from a depth map, instead of
             `scene.defocus_px`; for one exposure only (B = 1).
+        mask: (B, 1, H, W) opacity in [0, 1] of a front layer that is one thing, instead of the
+            random shape of `front_mask`; what it hides is filled from around it.
 
     Returns:
         (B, 3, H - 2 margin, W - 2 margin): linear light, or sRGB where `scene.signal_domain`;
         both may exceed [0, 1].
     """
-    signal = scene.signal_domain[:, None, None, None] > 0
-    linear = raw.inverse_tone_curve(image, scene.development.tone, scene.development.contrast)
-    linear = sensor.restore_highlights(linear, scene.highlight_gain)
-    light = torch.where(signal, image, linear)
+    light = _light(image, scene)
     size = (image.shape[-2] - 2 * margin, image.shape[-1] - 2 * margin)
     step = min(STEP, max(size))
+    behind = light if mask is None else uncover(light, mask, margin)
     if confusion is None:
-        result = _filter(light, scene, origin, step, margin, front=False)
+        result = filter_frame(behind, scene, origin, step, margin, front=False)
     else:
-        result = _filter_layers(light, scene, origin, step, margin, confusion)
+        result = blur_by_depth(behind, scene, origin, step, margin, confusion)
     if scene.has_layer:
-        mask = front_mask(scene, origin - margin, (image.shape[-2], image.shape[-1]))
+        reach = margin if confusion is None else min(margin, psf.reach_px(scene))
+        light = _trim(light, margin - reach)
+        if mask is None:
+            mask = front_mask(scene, origin - reach, (light.shape[-2], light.shape[-1]))
+        else:
+            mask = _trim(mask, margin - reach)
         layer = torch.cat((light * mask, mask), 1)
-        layer = _filter(layer, scene, origin, step, margin, front=True)
+        layer = filter_frame(layer, scene, origin, step, reach, front=True)
         result = result * (1 - layer[:, 3:]) + layer[:, :3]
     return result
 
 
-def _filter(
-    image: Tensor, scene: Scene, origin: Tensor, step: int, margin: int, front: bool
-) -> Tensor:
-    """Blur by the kernels of a grid of nodes, or by one where the blur is the same everywhere."""
-    rows, columns = (-(-(side - 2 * margin) // step) + 1 for side in image.shape[-2:])
-    if not psf.varies(scene):
-        rows = columns = 1
-    grid = [torch.arange(count, device=image.device) * step for count in (rows, columns)]
-    nodes = origin[:, None, None] + torch.stack(torch.meshgrid(*grid, indexing="ij"), -1)
-    kernels = psf.kernels_at(scene, nodes.flatten(1, 2), margin, front=front)
-    kernels = kernels.view(-1, rows, columns, *kernels.shape[2:])
-    if float((kernels > 0).sum((-2, -1)).amax()) > _MOST_TAPS:
-        return reference_filter.filter_grid(image, kernels, step)
-    return ops.filter_grid(image, kernels, step)
+def _light(image: Tensor, scene: Scene) -> Tensor:
+    """What is blurred: linear light, or sRGB where `scene.signal_domain`."""
+    signal = image
+    if image.dtype == torch.uint8:
+        levels = torch.arange(256, device=image.device, dtype=torch.float32) / 255
+        signal = levels.expand(len(image), 1, 1, 256)
+    light = raw.inverse_tone_curve(signal, scene.development.tone, scene.development.contrast)
+    light = sensor.restore_highlights(light, scene.highlight_gain)
+    if bool((scene.signal_domain > 0).any()):
+        light = torch.where(scene.signal_domain[:, None, None, None] > 0, signal, light)
+    if image.dtype == torch.uint8:
+        rows = 256 * torch.arange(len(image), device=image.device, dtype=torch.int32)
+        index = image.int() + rows[:, None, None, None]
+        light = light.flatten().index_select(0, index.flatten()).view(image.shape)
+    return light
 
 
-def _filter_layers(
-    image: Tensor, scene: Scene, origin: Tensor, step: int, margin: int, confusion: Tensor
-) -> Tensor:
-    """Blur the layers of a scene and lay them over each other, near ones above far ones.
-
-    What a blurred near layer lets through behind its edge was hidden in the photo: it takes the
-    colours of what is seen there.
-    """
-    height, width = (side - 2 * margin for side in image.shape[-2:])
-    result = image.new_zeros(1, 3, height, width)
-    free = torch.ones_like(result[:, :1])
-    for diameter, opacity in depth.layers(confusion):
-        focused = dataclasses.replace(scene, defocus_px=scene.defocus_px * 0 + diameter)
-        # A layer covers a part of the frame: its blocks are blurred alone.
-        for y, x in itertools.product(range(0, height, step), range(0, width, step)):
-            place = (..., slice(y, y + step + 2 * margin), slice(x, x + step + 2 * margin))
-            if not bool(opacity[place].any()):
-                continue
-            layer = torch.cat((image[place] * opacity[place], opacity[place]), 1)
-            block = origin + origin.new_tensor([y, x])
-            layer = _filter(layer, focused, block, step, margin, front=False)
-            inner = (..., slice(y, y + step), slice(x, x + step))
-            result[inner] += free[inner] * layer[:, :3]
-            free[inner] *= 1 - layer[:, 3:]
-    return result / (1 - free)
+def _trim(image: Tensor, border: int) -> Tensor:
+    return image[..., border : image.shape[-2] - border, border : image.shape[-1] - border]
 
 
 def front_mask(scene: Scene, origin: Tensor, size: tuple[int, int]) -> Tensor:
@@ -159,6 +141,7 @@ def blur_frame(
     generator: torch.Generator,
     confusion: Tensor | None = None,
     origin: tuple[int, int] = (0, 0),
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Blur a whole frame, or a part of one whose surroundings are not known.
 
@@ -168,17 +151,24 @@ def blur_frame(
         generator: source of the noise, on the device of `image`.
         confusion: (H, W) circle of confusion of each pixel, instead of `scene.defocus_px`.
         origin: position (y, x) of the image in the frame of the scene.
+        mask: (H, W) opacity of the front layer in [0, 1], instead of `front_mask`.
 
     Returns:
         (3, H, W) sRGB in [0, 1] on 256 levels.
     """
-    most = scene.defocus_px if confusion is None else confusion.abs().amax().expand(1, 2)
-    reach = psf.reach_px(dataclasses.replace(scene, defocus_px=most))
-    margin = min(reach, LONGEST_REACH)
-    padded = F.pad(image[None], (margin,) * 4, mode="replicate")
+    margin = psf.reach_px(scene)
     if confusion is not None:
-        confusion = F.pad(confusion[None, None], (margin,) * 4, mode="replicate")
-    light = expose(padded, scene, image.new_tensor([origin]), margin, confusion)
+        margin += psf.reach_px(aperture_only(scene, float(confusion.abs().max())))
+    margin = min(margin, LONGEST_REACH)
+
+    def padded(planes: Tensor) -> Tensor:
+        return F.pad(planes[None], (margin,) * 4, mode="replicate")
+
+    confusion, mask = (
+        None if plane is None else padded(plane[None]) for plane in (confusion, mask)
+    )
+    origins = image.new_tensor([origin])
+    light = expose(padded(image), scene, origins, margin, confusion, mask)
     return develop(light, scene, generator)[0]
 
 
@@ -207,6 +197,7 @@ def synthesize(
     recipe: Recipe | None = None,
     conditions: Conditions | None = None,
     depth_m: Tensor | None = None,
+    subject_mask: Tensor | None = None,
     frame_size: tuple[int, int] | None = None,
     origin: tuple[int, int] = (0, 0),
 ) -> Synthesis:
@@ -223,20 +214,25 @@ def synthesize(
         conditions: what the blur depends on beside the camera.
         depth_m: (H, W) distance of each pixel in metres, see `depth.read_depth`; instead of
             `conditions.distance_m`.
+        subject_mask: (H, W) opacity in [0, 1] of `conditions.subject`, which lies in front of all;
+            without, it has a random smooth shape.
         frame_size: height and width of the frame that `sharp` is a part of; without, it is all.
         origin: position (y, x) of `sharp` in it.
 
     Raises:
-        ValueError: `sharp` is not a (3, H, W) floating-point image, the depth map has another
-            size, or a recipe is given beside conditions or depth.
+        ValueError: `sharp` is not a (3, H, W) floating-point image, the depth map or the mask has
+            another size, a recipe is given beside conditions or depth, or a mask without subject.
     """
     if sharp.ndim != 3 or sharp.shape[0] != 3 or not sharp.is_floating_point():
         raise ValueError(
             f"sharp is {sharp.dtype} {tuple(sharp.shape)}, expected a floating-point (3, H, W)."
         )
     size = (sharp.shape[-2], sharp.shape[-1])
-    if depth_m is not None and depth_m.shape != size:
-        raise ValueError(f"depth_m is {tuple(depth_m.shape)}, expected {size} as the photo.")
+    for name, plane in (("depth_m", depth_m), ("subject_mask", subject_mask)):
+        if plane is not None and plane.shape != size:
+            raise ValueError(f"{name} is {tuple(plane.shape)}, expected {size} as the photo.")
+    if subject_mask is not None and (conditions is None or conditions.subject is None):
+        raise ValueError("subject_mask is the shape of conditions.subject: give that too.")
     if recipe is not None and (conditions is not None or depth_m is not None):
         raise ValueError("recipe decides the blur in pixels; give it, or conditions and depth_m.")
     frame = frame_size or size
@@ -253,5 +249,6 @@ def synthesize(
     if depth_m is not None:
         confusion = depth.confusion_px(camera, depth_m.to(sharp.device), frame[1])
     generator = torch.Generator(sharp.device).manual_seed(int(rng.integers(2**62)))
-    blurred = blur_frame(sharp.float(), scene, generator, confusion, origin)
+    mask = None if subject_mask is None else subject_mask.to(sharp.device, torch.float32)
+    blurred = blur_frame(sharp.float(), scene, generator, confusion, origin, mask)
     return Synthesis(blurred, camera, scene, psf.blur_field(scene, size, origin, confusion))

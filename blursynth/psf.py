@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blursynth import motion, optics
+from blursynth import aberration, motion, optics
 from blursynth.scene import Scene
 from freqdiff_kernels import ops
 
 
 def varies(scene: Scene) -> bool:
     """Whether any blur of the batch depends on the place in the frame."""
-    return bool(scene.rotations.any() or (scene.cat_eye * scene.defocus_px.mT).any())
+    cut = scene.cat_eye * scene.defocus_px.mT
+    return bool(scene.rotations.any() or cut.any() or scene.coma_px.any())
 
 
 def camera_path(scene: Scene, nodes: Tensor) -> Tensor:
@@ -61,30 +62,43 @@ def kernels_at(scene: Scene, nodes: Tensor, radius: int, *, front: bool = False)
     weights = scene.weights[:, None].expand(path.shape[:-1])
     kernels = ops.rasterize_paths(path, weights, radius)
     defocus = scene.defocus_px[:, int(front)]
-    optical = (defocus != 0) | (scene.softness_px > 0) | scene.cutoff.isfinite()
+    aberrant = (scene.spherical_px != 0) | (scene.coma_px != 0)
+    optical = (defocus != 0) | aberrant | (scene.softness_px > 0) | scene.cutoff.isfinite()
     if not bool(optical.any()):
         return kernels
     part = scene.map(lambda values: values[optical])
     nodes, defocus = nodes[optical], defocus[optical]
+    if not bool((part.cat_eye * defocus).any() or part.coma_px.any()):
+        nodes = nodes[:, :1]  # one lens for all
 
     def spread(values: Tensor) -> Tensor:
         return values[:, None].expand(nodes.shape[:2])
 
-    outward = (nodes - part.frame_size[:, None] / 2) / part.frame_size.norm(dim=1)[:, None, None]
-    lens = optics.aperture_kernel(
-        spread(defocus),
-        radius,
-        blades=spread(part.blades),
-        turn=spread(part.blade_turn),
-        cat_eye=2 * outward * part.cat_eye[:, None, None],
-    )
+    middle, diagonal = part.frame_size[:, None] / 2, part.frame_size.norm(dim=1)[:, None, None]
+    outward = 2 * (nodes - middle) / diagonal
+    cat_eye = outward * part.cat_eye[:, None, None]
+    blades, turn = spread(part.blades), spread(part.blade_turn)
+    diameter = spread(defocus)
+    lens = optics.aperture_kernel(diameter, radius, blades=blades, turn=turn, cat_eye=cat_eye)
+    if bool((rows := aberrant[optical]).any()):
+        coma = outward * part.coma_px[:, None, None]
+        lens[rows] = aberration.aberrated_kernel(
+            diameter[rows],
+            radius,
+            spherical_px=spread(part.spherical_px)[rows],
+            coma_px=coma[rows],
+            blades=blades[rows],
+            turn=turn[rows],
+            cat_eye=cat_eye[rows],
+        )
     if bool((part.softness_px > 0).any()):
         softness = optics.softness_kernel(part.softness_px, radius)
         lens = optics.convolve_kernels(lens, softness[:, None])
     if bool(part.cutoff.isfinite().any()):
         rings = optics.diffraction_kernel(part.cutoff, radius)
         lens = optics.convolve_kernels(lens, rings[:, None])
-    kernels[optical] = optics.convolve_kernels(lens, kernels[optical])
+    paths = kernels[optical]
+    kernels[optical] = optics.convolve_kernels(lens.expand_as(paths), paths)
     return kernels
 
 
@@ -94,6 +108,7 @@ def reach_px(scene: Scene) -> int:
     path = camera_path(scene, unit * scene.frame_size[:, None])
     motion = path.abs().amax((1, 2, 3)) + scene.object_shift.abs().amax((1, 2))
     optical = scene.defocus_px.abs().amax(1) / 2 + 3 * scene.softness_px
+    optical = optical + scene.spherical_px.abs() + 3 * scene.coma_px.abs()
     return 16 * math.ceil((float((motion + optical).max()) + 2) / 16)
 
 

@@ -242,6 +242,10 @@ def develop_raw(light: Tensor, settings: Development, generator: torch.Generator
 
 def _transform(image: Tensor, matrix: Tensor) -> Tensor:
     """Colours (B, 3, H, W) times (B, 3, 3); not by matmul, which may round to TF32 on a GPU."""
+    if torch.equal(
+        matrix, torch.eye(3, device=matrix.device, dtype=matrix.dtype).expand_as(matrix)
+    ):
+        return image
     columns = matrix[..., None, None].to(image.dtype).unbind(2)
     red, green, blue = image[:, :1], image[:, 1:2], image[:, 2:]
     return (columns[0] * red).addcmul_(columns[1], green).addcmul_(columns[2], blue)

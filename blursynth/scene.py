@@ -55,7 +55,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A batch of exposures as tensors (B samples, N = 64 instants, M = 6 mask waves).
+    """A batch of exposures as tensors (B samples, N instants, M = 6 mask waves).
 
     Attributes:
         frame_size: (B, 2) height and width of the frame in pixels; its middle is the optical axis.
@@ -70,6 +70,8 @@ class Scene:
         blades, blade_turn: (B,) straight edges of the aperture (0: round), and their angle.
         cat_eye: (B,) how far the lens barrel cuts into the aperture in the frame's corners, in
             radii of the aperture.
+        spherical_px: (B,) how far spherical aberration moves the rays from the aperture's edge.
+        coma_px: (B,) how far coma does so in the frame's corners, outwards; see `aberration`.
         cutoff: (B,) cycles per pixel beyond which diffraction passes nothing; infinite: none.
         softness_px: (B,) sigma of the lens softness.
         mask_waves: (B, M, 4) frequency y, x (cycles per pixel), phase, amplitude of the front
@@ -92,6 +94,8 @@ class Scene:
     blades: Tensor
     blade_turn: Tensor
     cat_eye: Tensor
+    spherical_px: Tensor
+    coma_px: Tensor
     cutoff: Tensor
     softness_px: Tensor
     mask_waves: Tensor
@@ -157,13 +161,7 @@ def sample_scene(
             line = np.linspace(-0.5, 0.5, PATH_POINTS)
             shift = length * line[:, None] * np.array([math.sin(angle), math.cos(angle)])
             shift -= weights @ shift
-    waves = np.zeros((MASK_WAVES, 4))
-    if layered:
-        wavelength = np.exp(rng.uniform(math.log(120), math.log(1200), MASK_WAVES))
-        angles = rng.uniform(0, 2 * math.pi, MASK_WAVES)
-        waves[:, 0], waves[:, 1] = np.sin(angles) / wavelength, np.cos(angles) / wavelength
-        waves[:, 2], waves[:, 3] = rng.uniform(0, 2 * math.pi, MASK_WAVES), 30.0
-
+    waves = draw_waves(rng) if layered else np.zeros((MASK_WAVES, 4))
     softness = recipe.softness if kind != "unblurred" else 0.0
 
     def maybe(probability: float, low: float, high: float) -> float:
@@ -173,7 +171,7 @@ def sample_scene(
         return torch.as_tensor(np.asarray(value), dtype=torch.float32)[None]
 
     soft = maybe(softness, 0.1, recipe.max_softness_px)
-    bias = rng.normal(0, 20) if layered else -math.inf
+    bias = draw_bias(rng) if layered else -math.inf
     if kind == "gaussian":
         soft = _log_uniform(rng, recipe.min_gaussian_px, recipe.max_gaussian_px)
     signal = kind in ("video", "gaussian") and rng.random() < recipe.signal_domain
@@ -196,6 +194,8 @@ def sample_scene(
         blades=tensor(0.0),
         blade_turn=tensor(0.0),
         cat_eye=tensor(0.0),
+        spherical_px=tensor(0.0),
+        coma_px=tensor(0.0),
         cutoff=tensor(math.inf),
         softness_px=tensor(soft),
         mask_waves=tensor(waves),
@@ -218,6 +218,21 @@ def stack_scenes(scenes: list[Scene]) -> Scene:
 
     development = Development(**joined([scene.development for scene in scenes]))
     return dataclasses.replace(scenes[0], development=development, **joined(scenes))
+
+
+def draw_waves(rng: np.random.Generator) -> NDArray[Any]:
+    """Draw the shape of a front layer, see `Scene.mask_waves`."""
+    waves = np.empty((MASK_WAVES, 4))
+    wavelength = np.exp(rng.uniform(math.log(120), math.log(1200), MASK_WAVES))
+    angles = rng.uniform(0, 2 * math.pi, MASK_WAVES)
+    waves[:, 0], waves[:, 1] = np.sin(angles) / wavelength, np.cos(angles) / wavelength
+    waves[:, 2], waves[:, 3] = rng.uniform(0, 2 * math.pi, MASK_WAVES), 30.0
+    return waves
+
+
+def draw_bias(rng: np.random.Generator) -> float:
+    """Draw how much of the frame a front layer covers, see `Scene.mask_bias`."""
+    return rng.normal(0, 20)
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

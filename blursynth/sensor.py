@@ -11,14 +11,14 @@ from torch import Tensor
 
 def srgb_to_linear(x: Tensor) -> Tensor:
     """Exact sRGB decoding (IEC 61966-2-1), values in [0, 1]."""
-    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+    curved = x.clamp_min(0.04045).add_(0.055).div_(1.055).pow_(2.4)
+    return torch.where(x <= 0.04045, x / 12.92, curved)
 
 
 def linear_to_srgb(x: Tensor) -> Tensor:
     """Exact sRGB encoding (IEC 61966-2-1), values in [0, 1]."""
-    return torch.where(
-        x <= 0.0031308, x * 12.92, 1.055 * x.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
-    )
+    curved = x.clamp_min(0.0031308).pow_(1 / 2.4).mul_(1.055).sub_(0.055)
+    return torch.where(x <= 0.0031308, x * 12.92, curved)
 
 
 def restore_highlights(linear: Tensor, gain: Tensor) -> Tensor:
@@ -28,8 +28,10 @@ def restore_highlights(linear: Tensor, gain: Tensor) -> Tensor:
         linear: (B, 3, H, W) linear light in [0, 1].
         gain: (B,) light to add where a channel is saturated, >= 0.
     """
-    saturated = ((linear - 0.98) / 0.02).clamp(0, 1)
-    return linear + gain[:, None, None, None] * saturated
+    if not bool(gain.any()):
+        return linear
+    saturated = (linear - 0.98).div_(0.02).clamp_(0, 1)
+    return saturated.mul_(gain[:, None, None, None]).add_(linear)
 
 
 def noise_levels(iso: Tensor) -> tuple[Tensor, Tensor]:

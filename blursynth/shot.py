@@ -6,20 +6,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from blursynth.camera import Camera
-from blursynth.motion import Hand
+from blursynth.motion import Hand, Subject, between
 from blursynth.raw import Development, sample_development
-from blursynth.scene import MASK_WAVES, PATH_POINTS, Scene
+from blursynth.scene import MASK_WAVES, PATH_POINTS, Scene, draw_bias, draw_waves
 
 WAVELENGTH_MM = 550e-6
 LEAST_BLUR_PX, MOST_BLUR_PX = 1.5, 40.0
 """Limits of `sample_shot`."""
-_MOST_DRAWS = 1000
+_MOST_DRAWS, _MOST_PARTS = 1000, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,10 @@ class Conditions:
         tone: exponent of the camera's tone curve beyond sRGB's.
         noise: whether light is counted in photons, at the camera's ISO.
         jpeg_quality: of the camera's file, 1 to 100; 0: not compressed.
+        subject: something in front of the scene that moves; None: nothing.
+        spherical_px: how far spherical aberration moves the rays from the aperture's edge: with the
+            sign of the circle of confusion it makes a soft disk of it, with the other one a ring.
+        coma_px: how far coma does so in the frame's corners, outwards.
     """
 
     hand: Hand | None = dataclasses.field(default_factory=Hand)
@@ -52,6 +58,9 @@ class Conditions:
     tone: float = 1.0
     noise: bool = True
     jpeg_quality: int = 0
+    subject: Subject | None = None
+    spherical_px: float = 0.0
+    coma_px: float = 0.0
 
     def __post_init__(self) -> None:
         ranges = {
@@ -60,6 +69,8 @@ class Conditions:
             "softness_px": (0.0, 20.0),
             "highlights": (0.0, 100.0),
             "tone": (0.5, 3.0),
+            "spherical_px": (-50.0, 50.0),
+            "coma_px": (-50.0, 50.0),
             "jpeg_quality": (0, 100),
         }
         for name, (low, high) in ranges.items():
@@ -71,7 +82,10 @@ class Conditions:
 
 
 def sample_shot(
-    rng: np.random.Generator, width_px: int, prior: Sequence[Camera] | None = None
+    rng: np.random.Generator,
+    width_px: int,
+    prior: Sequence[Camera] | None = None,
+    moving: float = 0.0,
 ) -> tuple[Camera, Conditions]:
     """Draw a photo that somebody would call blurred: settings, hand and distance that cause it.
 
@@ -83,6 +97,7 @@ def sample_shot(
         rng: source of the settings.
         width_px: width of the frame in pixels.
         prior: exposures to draw from, see `Camera.sample`.
+        moving: share of the photos with a subject that moves, from a slow gesture to a cyclist.
 
     Raises:
         ValueError: no exposure of the prior can be blurred.
@@ -105,6 +120,9 @@ def sample_shot(
         if conditions.distance_m is not None:
             defocus = abs(float(camera.circle_of_confusion_px(conditions.distance_m, width_px)))
         if LEAST_BLUR_PX <= math.hypot(shake, defocus) <= MOST_BLUR_PX:
+            if moving and rng.random() < moving:
+                subject = _sample_subject(rng, camera, conditions, width_px)
+                conditions = dataclasses.replace(conditions, subject=subject)
             return camera, conditions
     raise ValueError("prior holds no exposure that could blur a photo; give another one.")
 
@@ -131,6 +149,15 @@ def _sample_conditions(rng: np.random.Generator, camera: Camera) -> Conditions:
     )
 
 
+def _sample_subject(
+    rng: np.random.Generator, camera: Camera, conditions: Conditions, width_px: int
+) -> Subject:
+    """Draw a speed from a slow gesture to a cyclist, as far as the blur stays recognisable."""
+    distance = conditions.distance_m or camera.focus_distance_m
+    most = MOST_BLUR_PX * distance / (camera.focal_px(width_px) * camera.exposure_s)
+    return Subject(min(math.exp(rng.uniform(math.log(0.1), math.log(8))), most))
+
+
 def take(
     rng: np.random.Generator,
     camera: Camera,
@@ -139,18 +166,20 @@ def take(
 ) -> Scene:
     """Draw one exposure (a batch of one) of a frame of (height, width) pixels.
 
-    Motion: px = f_px * angle, the angle by the hand's path over the exposure (Whyte et al. 2010).
-    Focus: `Camera.circle_of_confusion_px`. Diffraction: cut-off at pitch / (lambda N).
+    Motion: px = f_px * angle, the angle by the hand's path over the exposure (Whyte et al. 2010);
+    that of a subject is px = f_px * v * t / d. Focus: `Camera.circle_of_confusion_px`.
+    Diffraction: cut-off at pitch / (lambda N).
     """
     width_px = frame_size[1]
+    focal_px = camera.focal_px(width_px)
     rotations = np.zeros((PATH_POINTS, 3))
     if conditions.hand is not None:
         duration = camera.exposure_s + conditions.readout_s
         rotations = conditions.hand.path(rng, duration, PATH_POINTS)
         rotations -= rotations.mean(0)
-    defocus = 0.0
+    defocus = [0.0, 0.0]
     if conditions.distance_m is not None:
-        defocus = camera.circle_of_confusion_px(conditions.distance_m, width_px)
+        defocus = [camera.circle_of_confusion_px(conditions.distance_m, width_px)] * 2
     cutoff = math.inf
     if conditions.diffraction:
         cutoff = camera.sensor_width_mm / width_px / (WAVELENGTH_MM * camera.f_number)
@@ -160,6 +189,26 @@ def take(
     if not conditions.mosaic:
         changes = {"iso": development.iso, "tone": development.tone}
         development = dataclasses.replace(Development.plain(1), **changes)
+    blade_turn = rng.uniform(0, 2 * math.pi)
+
+    shift = np.zeros((PATH_POINTS, 2))
+    waves, bias = np.zeros((MASK_WAVES, 4)), -math.inf
+    if (subject := conditions.subject) is not None:
+        distance = subject.distance_m or conditions.distance_m or camera.focus_distance_m
+        defocus[1] = camera.circle_of_confusion_px(distance, width_px)
+        angle = rng.uniform(0, 2 * math.pi)
+        if subject.direction_deg is not None:
+            angle = math.radians(subject.direction_deg)
+        length = focal_px * subject.speed_m_s * camera.exposure_s / distance
+        line = np.linspace(-length / 2, length / 2, PATH_POINTS)
+        shift = line[:, None] * np.array([math.sin(angle), math.cos(angle)])
+        waves, bias = draw_waves(rng), draw_bias(rng)
+
+    share = camera.exposure_s / (camera.exposure_s + conditions.readout_s)
+    parts = _parts(rotations * share, shift, focal_px, frame_size)
+    if parts > 1:
+        rotations, shift = between(rotations, parts), between(shift, parts)
+        rotations -= rotations.mean(0)
 
     def tensor(value: object) -> Tensor:
         return torch.as_tensor(np.asarray(value), dtype=torch.float32)[None]
@@ -167,20 +216,33 @@ def take(
     return Scene(
         frame_size=tensor(frame_size),
         rotations=tensor(rotations),
-        shutter=tensor(camera.exposure_s / (camera.exposure_s + conditions.readout_s)),
-        weights=tensor(np.full(PATH_POINTS, 1 / PATH_POINTS)),
-        focal_px=tensor(camera.focal_px(width_px)),
-        object_shift=tensor(np.zeros((PATH_POINTS, 2))),
-        defocus_px=tensor([defocus, defocus]),
+        shutter=tensor(share),
+        weights=tensor(np.full(len(shift), 1 / len(shift))),
+        focal_px=tensor(focal_px),
+        object_shift=tensor(shift),
+        defocus_px=tensor(defocus),
         blades=tensor(float(camera.blades)),
-        blade_turn=tensor(rng.uniform(0, 2 * math.pi)),
+        blade_turn=tensor(blade_turn),
         cat_eye=tensor(conditions.cat_eye),
+        spherical_px=tensor(conditions.spherical_px),
+        coma_px=tensor(conditions.coma_px),
         cutoff=tensor(cutoff),
         softness_px=tensor(conditions.softness_px),
-        mask_waves=tensor(np.zeros((MASK_WAVES, 4))),
-        mask_bias=tensor(-math.inf),
+        mask_waves=tensor(waves),
+        mask_bias=tensor(bias),
         signal_domain=tensor(0.0),
         highlight_gain=tensor(conditions.highlights),
         development=development,
         jpeg_quality=tensor(float(conditions.jpeg_quality)),
     )
+
+
+def _parts(
+    rotations: NDArray[Any], shift: NDArray[Any], focal_px: float, frame_size: tuple[int, int]
+) -> int:
+    """Into how many parts to divide the steps of a path, so that none leaves a gap in a kernel."""
+    turns = np.abs(np.diff(rotations, axis=0))
+    steps = np.hypot(turns[:, 0], turns[:, 1]) * focal_px
+    steps += turns[:, 2] * math.hypot(*frame_size) / 2
+    steps += np.hypot(*np.diff(shift, axis=0).T)
+    return min(math.ceil(float(steps.max())), _MOST_PARTS)

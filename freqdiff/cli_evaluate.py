@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     kinds.add_argument("--unharmed", metavar="DIR", help="sharp photos, which should stay so")
     kinds.add_argument("--synthetic", metavar="DIR", help="sharp photos, blurred by physics")
+    parser.add_argument(
+        "--align",
+        action="store_true",
+        help="compare at the best shift of up to 5 px (Levin 2009)",
+    )
     add_model_options(parser)
     parser.add_argument(
         "--limit", type=whole_number(1), metavar="N", help="only the first N photos"
@@ -67,11 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
     model = load(arguments.model, arguments.device)
     settings = {"steps": arguments.steps, "seed": arguments.seed, "tile": arguments.tile}
     bar = tqdm(samples, total=count, desc=kind, unit="photo", leave=False, disable=None)
-    scores = [measure(sample, model, **settings, save=save) for sample in bar]
+    scores = [
+        measure(sample, model, **settings, save=save, aligned=arguments.align) for sample in bar
+    ]
     facts |= {
         "model": arguments.model,
         "model_sha256": model_facts(arguments.model)["sha256"],
         **settings,
+        "aligned": arguments.align,
         "steps": arguments.steps or model.denoiser.config.default_steps,
         **provenance(model.device),
         "peak_memory_bytes": peak_memory(model.device),

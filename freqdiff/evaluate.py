@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from blursynth.physics import synthesize
+from freqdiff.alignment import BORDER, align
 from freqdiff.api import deblur_opened
 from freqdiff.batch import make_folder
 from freqdiff.deblurrer import Deblurrer
@@ -129,6 +130,7 @@ def measure(
     seed: int = 0,
     tile: int | Literal["auto"] = "auto",
     save: Path | None = None,
+    aligned: bool = False,
 ) -> ImageScore:
     """Deblur one sample and compare it with the truth.
 
@@ -137,9 +139,11 @@ def measure(
         model: the model to measure.
         steps, seed, tile: see `freqdiff.deblur`.
         save: a folder; the result is written to it as PNG.
+        aligned: compare input and result each at the shift that suits it best, see `alignment`.
 
     Raises:
         OutputError: the result cannot be written.
+        InputError: the photo is too small to be aligned.
     """
     opened = sample.opened
     rgb, details = deblur_opened(
@@ -161,12 +165,24 @@ def measure(
         name=sample.name,
         sharp=sample.sharp_name,
         size=(truth.shape[-1], truth.shape[-2]),
-        input=same if sample.sharp is None else compare(blurred, truth),
-        output=compare(restored, truth),
+        input=same if sample.sharp is None else _compare(blurred, truth, aligned),
+        output=_compare(restored, truth, aligned),
         colour_shift=255 * float(shift),
         changed=details.changed,
         seconds=details.seconds,
     )
+
+
+def _compare(image: Tensor, truth: Tensor, aligned: bool) -> Scores:
+    if not aligned:
+        return compare(image, truth)
+    least = 2 * BORDER + 11
+    if min(truth.shape[1:]) < least:
+        raise InputError(
+            f"A photo of {truth.shape[2]} x {truth.shape[1]} pixels is too small to be compared up "
+            f"to a shift: it needs {least} on each side, so leave it out or do not align."
+        )
+    return compare(*align(image, truth)[:2])
 
 
 def save_png(path: Path, photo: Photo) -> None:

@@ -87,16 +87,18 @@ def test_cat_eye_cuts_across_the_shift() -> None:
 
 
 def test_diffraction_is_the_airy_disk() -> None:
-    """Its first dark ring lies at 1.22 lambda N and holds 84% of the light."""
+    """Its dark rings lie at 1.22 and 2.233 lambda N and hold 83.8% and 91.0% of the light."""
     lambda_n = 10.0  # in pixels
     kernel = optics.diffraction_kernel(number(1 / lambda_n), 100)
     assert float(kernel.sum()) == pytest.approx(1, abs=1e-12)
     profile = kernel[100, 100:116]
     assert int(profile.argmin()) == pytest.approx(1.22 * lambda_n, abs=0.6)
     line = torch.arange(-100, 101, dtype=DOUBLE)
-    share = kernel[torch.hypot(line[:, None], line) <= 1.22 * lambda_n].sum()
-    # Less than 2% of the light lies beyond the radius of the kernel.
-    assert float(share) == pytest.approx(0.838, abs=0.02)
+    distance = torch.hypot(line[:, None], line)
+    inner, outer = (kernel[distance <= ring * lambda_n].sum() for ring in (1.22, 2.233))
+    assert float(inner / outer) == pytest.approx(0.838 / 0.910, abs=2e-3)
+    # The faint rings that are left out hold 3% of the light.
+    assert float(outer) == pytest.approx(0.910, abs=0.03)
     assert float(kernel.min()) >= 0
     still = optics.diffraction_kernel(number(math.inf), 5)
     assert still.argmax() == 60

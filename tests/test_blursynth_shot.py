@@ -99,13 +99,12 @@ def slope(near: float, far: float) -> Tensor:
 
 def test_depth_layers_share_every_pixel() -> None:
     confusion = depth.confusion_px(CAMERA, slope(2, 20), 1920)
-    made = list(depth.layers(confusion))
-    diameters = [diameter for diameter, _ in made]
+    diameters, spacing = depth.layers(confusion)
     assert diameters == sorted(diameters)
-    assert 2 <= len(made) <= depth.MOST_LAYERS
-    total = sum(opacity for _, opacity in made)
-    torch.testing.assert_close(total, torch.ones_like(confusion), rtol=0, atol=1e-5)
-    mean = sum(diameter * opacity for diameter, opacity in made)
+    assert 2 <= len(diameters) <= depth.MOST_LAYERS
+    shares = [depth.opacity(confusion, diameter, spacing) for diameter in diameters]
+    torch.testing.assert_close(sum(shares), torch.ones_like(confusion), rtol=0, atol=1e-5)
+    mean = sum(diameter * share for diameter, share in zip(diameters, shares, strict=True))
     torch.testing.assert_close(mean, confusion, rtol=0, atol=1e-4)
 
 

@@ -213,3 +213,26 @@ def test_sizes_that_differ_and_bad_photos(models: Path) -> None:
 def test_mean_of_finite_values() -> None:
     assert mean([1.0, math.inf, 3.0, math.nan]) == 2
     assert mean([math.inf]) is None
+
+
+def test_a_shift_is_forgiven_where_it_is_asked_for(models: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        sharp = np.asarray(Image.open(f"sharp/{name}.png"))
+        Image.fromarray(np.roll(sharp, (2, -3), (0, 1))).save(f"blur/{name}.png")
+    pairs = ("--pairs", "blur", "sharp")
+    plain, aligned = (evaluate(*pairs, *o, model=models / "untrained") for o in ((), ("--align",)))
+    assert (plain["aligned"], aligned["aligned"]) == (False, True)
+    assert plain["input"]["psnr_rgb"] < 25
+    # Equal up to the shift: an infinite PSNR is left out of the mean.
+    assert aligned["input"] == {"psnr_rgb": None, "psnr_y": None, "ssim_matlab3d": 1}
+    assert aligned["output"] == aligned["input"]
+
+
+def test_photos_that_are_too_small_to_be_aligned_are_refused(models: Path) -> None:
+    for side in ("blur", "sharp"):
+        Image.fromarray(toys.picture(40, 90)).save(f"{side}/a.png")
+    model = models / "untrained"
+    pairs = ("--pairs", "blur", "sharp")
+    code, _, err = commands.run("evaluate", *pairs, "--align", "--model", model)
+    assert code == 1
+    assert "90 x 40 pixels is too small to be compared up to a shift" in err

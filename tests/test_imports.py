@@ -19,6 +19,7 @@ LAYERS = (
     ("freqdiff_kernels", "freqdiff_kernels.*"),
     ("freqdiff.errors",),
     (
+        "freqdiff.alignment",
         "freqdiff.atomic",
         "freqdiff.images",
         "freqdiff.metrics",
