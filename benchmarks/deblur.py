@@ -2,21 +2,50 @@
 
 Each case runs in a process of its own, so that its peak memory is its own; the photo is random
 texture, which costs what any photo costs. The competitor is the same model on plain torch, without
-the kernels of this package. The first run of a process is reported as `cold_s`.
+the kernels of this package. The first run of a process is reported as `cold_s`. On a GPU the
+network is compiled, and `sampler_us` is the time without the photo's way there and back.
 """
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import RESULTS, Timing, measure_copy_rate, provenance
+from benchmarks.harness import measure as measure_runs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from freqdiff.deblurrer import Deblurrer
 
 CASES = [(1080, 1920, 1), (1080, 1920, 4), (2160, 3840, 1), (2160, 3840, 4)]
+
+
+def load(name: str) -> "Deblurrer":
+    """A shipped model or a model folder; else an untrained network, which takes as long."""
+    import torch
+
+    import freqdiff
+    from freqdiff.checkpoint import shipped_models
+    from freqdiff.deblurrer import choose_device
+    from freqdiff.denoiser import Denoiser
+    from freqdiff.model import CONFIGS
+
+    if name in shipped_models() or name not in CONFIGS:
+        return freqdiff.load(name)
+    torch.manual_seed(0)
+    denoiser = Denoiser(CONFIGS[name])
+    with torch.no_grad():
+        for value in denoiser.parameters():
+            if not bool(value.any()):
+                value.normal_(0, 0.02)
+    return freqdiff.Deblurrer(denoiser, f"{name}, untrained").to(choose_device("auto")).eval()
 
 
 def measure(model: str, height: int, width: int, steps: int, runs: int) -> dict[str, Any]:
@@ -27,24 +56,27 @@ def measure(model: str, height: int, width: int, steps: int, runs: int) -> dict[
     import freqdiff
     from freqdiff_kernels import native, ops
 
-    loaded = freqdiff.load(model)
+    loaded, plain_model = load(model), load(model)
+    device = loaded.device.type
+    if device == "cuda":
+        loaded.compile()
     generator = torch.Generator().manual_seed(0)
     photo = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
 
-    def deblur() -> tuple[float, Any]:
+    def deblur(model: freqdiff.Deblurrer = loaded) -> tuple[float, Any]:
         start = time.perf_counter()
-        result = freqdiff.deblur(photo.numpy(), model=loaded, steps=steps, progress=False)
+        result = freqdiff.deblur(photo.numpy(), model=model, steps=steps, progress=False)
         return time.perf_counter() - start, np.asarray(result)
 
     cold, result = deblur()
     timing = Timing.of(deblur()[0] for _ in range(runs))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    device = loaded.device.type
-    memory = {"peak_rss_gb": round(peak / 1e9, 2)}
+    more = {"peak_rss_gb": round(peak / 1e9, 2)}
     if device == "cuda":
-        memory["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        more["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        more["sampler_us"] = time_sampler(loaded, photo.permute(2, 0, 1)[None], steps, runs)
     with ops.use_backend("reference"):
-        seconds, plain = deblur()
+        seconds, plain = deblur(plain_model)
     difference = np.abs(result.astype(np.int16) - plain.astype(np.int16)).max()
     return {
         "op": "deblur",
@@ -64,15 +96,34 @@ def measure(model: str, height: int, width: int, steps: int, runs: int) -> dict[
         "max_error": float(difference) / 255,
         "cold_s": round(cold, 2),
         "median_s": round(timing.median_us / 1e6, 2),
-        **memory,
+        **more,
         "provenance": provenance(device),
     }
+
+
+def time_sampler(model: "Deblurrer", photo: "Tensor", steps: int, runs: int) -> float:
+    """Microseconds of all steps for a photo that lies on the GPU, between two events."""
+    import torch
+
+    image = photo.to(model.device).float() / 255
+    with torch.inference_mode():
+
+        def sample(_: int) -> "Tensor":
+            return model._sampler(image, steps, 0, max(photo.shape) + 64, None)[0]
+
+        return measure_runs({"sampler": sample}, "cuda", runs)[0]["sampler"].median_us
 
 
 def main() -> None:
     """Measure every case and write benchmarks/results/deblur_<device>.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", default="tiny", help="shipped name or model folder")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=["tiny"],
+        help="shipped names or model folders, or networks of freqdiff.model.CONFIGS, untrained",
+    )
+    parser.add_argument("--large", action="store_true", help="4K in 4 steps alone")
     parser.add_argument("--runs", type=int, default=5, help="warm runs per case")
     parser.add_argument("--json", action="store_true", help="print the rows, write no file")
     parser.add_argument("--output", type=Path, help="results file")
@@ -80,25 +131,29 @@ def main() -> None:
     parser.add_argument("--case", nargs=3, type=int, metavar=("H", "W", "STEPS"))
     options = parser.parse_args()
     if options.case:
-        print(json.dumps(measure(options.model, *options.case, options.runs)))
+        print(json.dumps(measure(options.model[0], *options.case, options.runs)))
         return
-    rows = []
-    for case in [(180, 320, 1)] if options.smallest else CASES:
-        command = [sys.executable, "-m", "benchmarks.deblur", "--model", options.model]
+    rows: list[dict[str, Any]] = []
+    cases = [(180, 320, 1)] if options.smallest else CASES[-1:] if options.large else CASES
+    for model, case in itertools.product(options.model, cases):
+        command = [sys.executable, "-m", "benchmarks.deblur", "--model", model]
         command += ["--runs", str(options.runs), "--case", *map(str, case)]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows.append(json.loads(output.splitlines()[-1]))
         row = rows[-1]
-        told = f"{row['case']}: {row['median_s']} s, {row['peak_rss_gb']} GB"
+        told = f"{row['model']}, {row['case']}: {row['median_s']} s, {row['peak_rss_gb']} GB"
         print(f"{told}, plain torch {row['speedup']['reference']}x", file=sys.stderr, flush=True)
+        if not options.json:
+            write(options, rows)
     if options.json:
         print(json.dumps(rows, indent=1))
-        return
-    path = (
-        options.output or RESULTS / f"deblur_{'cpu' if rows[0]['device'] == 'cpu' else 'gpu'}.json"
-    )
+
+
+def write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Write what was measured so far."""
+    kind = "cpu" if rows[0]["device"] == "cpu" else "gpu"
+    path = options.output or RESULTS / f"deblur_{kind}.json"
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

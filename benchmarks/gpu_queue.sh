@@ -1,19 +1,26 @@
 #!/usr/bin/env bash
 # All that is to be done when a machine with an NVIDIA GPU is at hand, in one resumable script:
-# build with CUDA, test, measure, and train base and then adv for the time that is left.
+# build with CUDA, test, measure, and train side by side for the time that is left.
 #
 #   benchmarks/gpu_queue.sh --output DIR --data PHOTOS [--val PHOTOS] [--resume DIR] [--minutes M]
+#                           [--only "build info tests kernels photos synthesis train"]
+#                           [--train "base adv tiny gaussian ..."] [--commit SHA]
 #   benchmarks/gpu_queue.sh --output DIR --dry-run      the same in miniature on a CPU
 #
 # Everything is written to --output in files of at most 15 MB: logs, results (*.json), and for each
 # model its folder and its training state in parts (NAME.state.00, .01, ...). --resume names the
 # folder with the output of an earlier run: training goes on from there, exactly where the parts of
 # the state are all there, else from the weights. A step that fails is reported in queue.tsv and the
-# next one is tried; the exit code is then 1. Needs python with torch and setuptools, pybind11,
-# pillow, safetensors, huggingface_hub, tqdm, accelerate, tensorboard and pytest.
+# next one is tried; the exit code is then 1. --train names models of freqdiff.model, and kinds of
+# blur of blursynth.recipes, each of which gives runs for benchmarks/table_blur.py; all of them share
+# the GPU. The variables NAME_STEPS (base: BASE_STEPS) say how long the schedules are; TABLE_STEPS that
+# of the kinds of blur. --commit is for a copy of the sources without their history. Needs python
+# with torch and setuptools, pybind11, pillow, safetensors, huggingface_hub, tqdm, accelerate,
+# tensorboard and pytest.
 set -uo pipefail
 
 OUTPUT='' DATA='' VAL='' RESUME='' MINUTES=8 DRY='' PYTHON=${PYTHON:-python3}
+ONLY='build info tests kernels photos synthesis train' TRAIN='base adv'
 while (($#)); do
   case $1 in
     --output) OUTPUT=$2; shift 2 ;;
@@ -21,6 +28,9 @@ while (($#)); do
     --val) VAL=$2; shift 2 ;;
     --resume) RESUME=$2; shift 2 ;;
     --minutes) MINUTES=$2; shift 2 ;;
+    --only) ONLY=$2; shift 2 ;;
+    --train) TRAIN=$2; shift 2 ;;
+    --commit) export FREQDIFF_COMMIT=$2; shift 2 ;;
     --dry-run) DRY=1; shift ;;
     *) echo "gpu_queue.sh: unknown option $1; see the top of the file" >&2; exit 2 ;;
   esac
@@ -39,23 +49,30 @@ FAILED=0
 echo -e 'step\texit\tseconds' > "$OUTPUT/queue.tsv"
 
 left() { echo $((DEADLINE - $(date +%s))); }
+wanted() { [[ " $ONLY " == *" $1 "* ]]; }
 
-# step NAME SECONDS COMMAND...: runs within its own budget and what is left, keeps the log's end.
+# report NAME CODE START: the end of the step's log, and a row of the table.
+report() {
+  tail -c 200000 "$WORK/$1.log" > "$OUTPUT/$1.log"
+  tail -n 3 "$WORK/$1.log"
+  [[ $2 == 0 ]] || FAILED=1
+  echo -e "$1\t$2\t$(($(date +%s) - $3))" | tee -a "$OUTPUT/queue.tsv"
+}
+
+# step NAME SECONDS COMMAND...: runs within its own budget and what is left.
 step() {
   local name=$1 budget=$2 start code=0
   shift 2
   start=$(date +%s)
   (($(left) < budget)) && budget=$(left)
   if ((budget < 5)); then
+    echo "no time left" > "$WORK/$name.log"
     code=skipped
   else
     echo "== $name (at most $budget s)"
     timeout --kill-after=10 "$budget" "$@" > "$WORK/$name.log" 2>&1 || code=$?
-    tail -c 200000 "$WORK/$name.log" > "$OUTPUT/$name.log"
-    tail -n 3 "$WORK/$name.log"
   fi
-  [[ $code == 0 ]] || FAILED=1
-  echo -e "$name\t$code\t$(($(date +%s) - start))" | tee -a "$OUTPUT/queue.tsv"
+  report "$name" "$code" "$start"
 }
 
 # Training state and weights of an earlier run, if they are there.
@@ -83,38 +100,91 @@ keep() {
   cp "$WORK/$name/history.jsonl" "$OUTPUT/$name.history.jsonl" 2>/dev/null || true
 }
 
-# train NAME MINUTES OPTIONS...
-train() {
-  local name=$1 minutes=$2
-  shift 2
-  restore "$name"
-  local options=(--config "$name" --data "$DATA" --output "$WORK/$name" --minutes "$minutes")
-  [[ -z $VAL ]] || options+=(--val "$VAL")
-  [[ -f $WORK/$name/state.safetensors || ! -d $WORK/$name/start ]] ||
-    options+=(--init "$WORK/$name/start")
-  step "train_$name" $((minutes * 60 + 60)) "$PYTHON" -m freqdiff train "${options[@]}" "$@"
-  keep "$name"
+# train_command NAME MINUTES: sets COMMAND. Base and adv start with the blur estimator of tiny,
+# whose architecture they share, unless there are weights of an earlier run.
+train_command() {
+  local name=$1 minutes=$2 steps workers
+  workers=$(($(nproc) / $(wc -w <<< "$TRAIN")))
+  ((workers > 0)) || workers=1
+  case $name in
+    tiny | base | adv)
+      steps=${name^^}_STEPS
+      COMMAND=("$PYTHON" -m freqdiff train --config "$name" --data "$DATA" --output "$WORK/$name"
+        --minutes "$minutes" --workers "$workers")
+      [[ -z $VAL ]] || COMMAND+=(--val "$VAL")
+      if [[ -n $DRY ]]; then
+        COMMAND+=(--steps 2 --batch 2 --crop 32)
+      else
+        case $name in
+          tiny) COMMAND+=(--batch 32 --steps "${!steps:-20000}") ;;
+          base) COMMAND+=(--batch 16 --steps "${!steps:-20000}" --anchor-steps 0) ;;
+          adv) COMMAND+=(--batch 8 --steps "${!steps:-20000}" --anchor-steps 0) ;;
+        esac
+      fi
+      if [[ ! -f $WORK/$name/state.safetensors ]]; then
+        if [[ -d $WORK/$name/start ]]; then
+          COMMAND+=(--init "$WORK/$name/start")
+        elif [[ $name != tiny ]]; then
+          COMMAND+=(--init tiny)
+        fi
+      fi
+      ;;
+    *)
+      COMMAND=("$PYTHON" -m benchmarks.table_blur --train-only --trainings "$name" --sharp "$DATA"
+        --runs "$OUTPUT/table_blur" --workers "$workers")
+      if [[ -n $DRY ]]; then
+        COMMAND+=(--steps 2 --batch 2 --crop 32 --seeds 1)
+      else
+        COMMAND+=(--steps "${TABLE_STEPS:-4000}" --batch 16 --crop 256 --seeds 2)
+      fi
+      ;;
+  esac
+}
+
+# All trainings at once for the time that is left.
+train_all() {
+  local name start minutes code
+  local -A pids=()
+  start=$(date +%s)
+  minutes=$((($(left) - 40) / 60))
+  [[ -z $DRY ]] || minutes=2
+  ((minutes > 0)) || { echo "no time left to train"; FAILED=1; return; }
+  echo "== $TRAIN (at most $minutes min)"
+  for name in $TRAIN; do
+    restore "$name"
+    train_command "$name" "$minutes"
+    timeout --kill-after=10 $((minutes * 60 + 30)) "${COMMAND[@]}" > "$WORK/train_$name.log" 2>&1 &
+    pids[$name]=$!
+  done
+  for name in $TRAIN; do
+    code=0
+    wait "${pids[$name]}" || code=$?
+    report "train_$name" "$code" "$start"
+    keep "$name"
+  done
+  find "$OUTPUT" -path '*/table_blur/*' -name 'state.safetensors' -delete
 }
 
 if [[ -n $DRY ]]; then
   DATA=$WORK/photos
-  step photos 60 "$PYTHON" -m benchmarks.photos "$DATA"
-  step info 60 "$PYTHON" -m freqdiff info
-  step benchmark_deblur 120 "$PYTHON" -m benchmarks.deblur --smallest --runs 1 \
+  step photos_to_train_on 60 "$PYTHON" -m benchmarks.photos "$DATA"
+  wanted info && step info 60 "$PYTHON" -m freqdiff info
+  wanted photos && step benchmark_photos 120 "$PYTHON" -m benchmarks.deblur --smallest --runs 1 \
     --output "$OUTPUT/deblur_gpu.json"
-  train base 1 --steps 2 --batch 2 --crop 32
-  train adv 1 --steps 1 --batch 1 --crop 32
 else
-  step build 240 "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --editable .
-  step info 60 "$PYTHON" -m freqdiff info
-  step tests 180 "$PYTHON" -m pytest -q -m gpu
-  step benchmark_kernels 180 "$PYTHON" -m benchmarks.kernels --backend default triton \
-    --output "$OUTPUT/kernels_gpu.json"
-  step benchmark_deblur 120 "$PYTHON" -m benchmarks.deblur --output "$OUTPUT/deblur_gpu.json"
-  rest=$(($(left) / 60 - 1))
-  ((rest < 2)) || train base $((rest * 2 / 3)) --batch 32 --crop 256
-  rest=$(($(left) / 60 - 1))
-  ((rest < 1)) || train adv "$rest" --batch 16 --crop 256
+  # An extension that was built before is used as it is.
+  wanted build && step build 240 bash -c "
+    $PYTHON -c 'from freqdiff_kernels import native; assert native.has_kernel(\"fft_features\", \"cuda\")' ||
+    $PYTHON -m pip install --no-build-isolation --no-deps --no-index --editable ."
+  wanted info && step info 60 "$PYTHON" -m freqdiff info
+  wanted tests && step tests 180 "$PYTHON" -m pytest -q -m gpu
+  wanted kernels && step benchmark_kernels 180 "$PYTHON" -m benchmarks.kernels \
+    --backend default triton --output "$OUTPUT/kernels_gpu.json"
+  wanted photos && step benchmark_photos 180 "$PYTHON" -m benchmarks.deblur --large \
+    --model tiny base --output "$OUTPUT/deblur_gpu.json"
+  wanted synthesis && step benchmark_synthesis 60 "$PYTHON" -m benchmarks.blursynth \
+    --photos "$DATA" --output "$OUTPUT/blursynth_gpu.json"
 fi
+wanted train && train_all
 cat "$OUTPUT/queue.tsv"
 exit "$FAILED"

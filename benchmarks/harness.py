@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freqdiff.info import device_name
 from freqdiff_kernels import native
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,17 +95,6 @@ class Timing:
         return Timing(*(round(value, 1) for value in ordered.quantile(points).tolist()))
 
 
-def cpu_name() -> str:
-    """Model name of the processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def git(*arguments: str) -> str:
     run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     return run.stdout.strip()
@@ -115,9 +105,10 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
     sources = ("kernels", "csrc", "freqdiff", "blursynth", "benchmarks/*.py", "setup.py")
     facts: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_sha": git("rev-parse", "HEAD"),
+        # Where there is a copy of the sources without their history, the caller knows the commit.
+        "git_sha": git("rev-parse", "HEAD") or os.environ.get("FREQDIFF_COMMIT", ""),
         "git_dirty": bool(git("status", "--porcelain", "--", *sources)),
-        "device": cpu_name() if device == "cpu" else torch.cuda.get_device_name(),
+        "device": device_name(torch.device(device)),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),

@@ -85,12 +85,15 @@ def main() -> None:
     torch.manual_seed(0)
     device = "cpu" if options.device == "cpu" else "cuda"
     threads = options.threads or ([1, 2] if device == "cpu" else [torch.get_num_threads()])
-    rows = list(measure_all(device, threads, options.only, options.backend, options.runs))
+    measured = measure_all(device, threads, options.only, options.backend, options.runs)
     if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
+        print(json.dumps([asdict(row) for row in measured], indent=1))
         return
     path = options.output or RESULTS / f"kernels_{'cpu' if device == 'cpu' else 'gpu'}.json"
-    write(path, rows)
+    rows: list[Row] = []
+    for row in measured:
+        rows.append(row)
+        write(path, rows)  # whatever stops it, what was measured is there
     print(f"wrote {path}", file=sys.stderr)
 
 

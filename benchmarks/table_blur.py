@@ -5,7 +5,8 @@
 Trains the tiny model once per kind of synthetic blur (`blursynth.recipes`) and seed, all with the
 same budget, and measures each on real pairs. With `--real` also on real blurred photos that nobody
 has a sharp version of: their blur width, and NIQE where `--niqe` names its parameters. Stopped, the
-same command goes on. Writes benchmarks/results/table_blur.json, one row per kind of blur.
+same command goes on; the trainings can be done elsewhere (`--train-only`) and their folders brought
+here. Writes benchmarks/results/table_blur.json, one row per kind of blur.
 """
 
 from __future__ import annotations
@@ -35,18 +36,29 @@ SMALLEST = 192
 def train(name: str, seed: int, options: argparse.Namespace) -> Path:
     """The model folder of one run, trained or found there."""
     folder = Path(options.runs) / f"{name}_{seed}"
+    there = (folder / "model" / "config.json").is_file()
+    if there and training_facts(folder / "model")["steps"] >= options.steps:
+        return folder / "model"
     arguments = ["train", "--config", "tiny", "--data", options.sharp, "--output", str(folder)]
     for option in ("steps", "batch", "crop"):
         arguments += [f"--{option}", str(getattr(options, option))]
+    if options.workers is not None:
+        arguments += ["--workers", str(options.workers)]
     if code := freqdiff([*arguments, "--blur", name, "--seed", str(seed)]):
         raise SystemExit(code)
     return folder / "model"
 
 
-def pair_gains(model: Path, blurred: str, sharp: str) -> list[float]:
+def training_facts(model: Path) -> dict[str, Any]:
+    """What a model folder says about its training."""
+    facts: dict[str, Any] = json.loads((model / "config.json").read_text())["training"]
+    return facts
+
+
+def pair_gains(model: Path, blurred: str, sharp: str, aligned: bool) -> list[float]:
     """Gain in PSNR (RGB, dB) of each pair of two folders."""
     output = model.parent / "evaluation.json"
-    where = ["--model", str(model), "--output", str(output)]
+    where = ["--model", str(model), "--output", str(output), *["--align"] * aligned]
     if code := freqdiff(["evaluate", "--pairs", blurred, sharp, *where]):
         raise SystemExit(code)
     return [image["gain"]["psnr_rgb"] for image in json.loads(output.read_text())["images"]]
@@ -74,10 +86,16 @@ def unpaired(model: Deblurrer, folder: Path, pristine: Pristine | None) -> dict[
 def measure_run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Everything about one training."""
     model = train(name, seed, options)
-    gains = {label: pair_gains(model, *folders) for label, *folders in options.pairs}
+    training = training_facts(model)
+    gains = {
+        label: pair_gains(model, *folders, label in options.align)
+        for label, *folders in options.pairs
+    }
     every = [gain for values in gains.values() for gain in values]
     facts: dict[str, Any] = {
         "seed": seed,
+        "trained_on": training["device"],
+        "training_s": training["seconds"],
         "real_pairs_gain_db": round(statistics.mean(every), 4),
         **{f"{label}_gain_db": round(statistics.mean(v), 4) for label, v in gains.items()},
     }
@@ -89,7 +107,7 @@ def measure_run(name: str, seed: int, options: argparse.Namespace) -> dict[str, 
 
 def row(name: str, runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """Means over the seeds, the spread of the main number, and the runs."""
-    numbers = [key for key in runs[0] if key != "seed"]
+    numbers = [key for key in runs[0] if key not in ("seed", "trained_on")]
     means = {key: round(statistics.mean(run[key] for run in runs), 4) for key in numbers}
     main = [run["real_pairs_gain_db"] for run in runs]
     return {
@@ -98,8 +116,10 @@ def row(name: str, runs: list[dict[str, Any]], options: argparse.Namespace) -> d
         "steps": options.steps,
         "batch": options.batch,
         "crop": options.crop,
+        "trained_on": runs[0]["trained_on"],
         **means,
         "real_pairs_gain_db_std": round(statistics.stdev(main), 4) if len(main) > 1 else None,
+        "aligned": options.align,
         "pairs": {label: len(photos_in(Path(blurred))) for label, blurred, _ in options.pairs},
         "runs": runs,
         "provenance": provenance("cuda" if torch.cuda.is_available() else "cpu"),
@@ -115,9 +135,10 @@ def main() -> None:
         "--pairs",
         nargs=3,
         action="append",
-        required=True,
+        default=[],
         metavar=("NAME", "BLURRED", "SHARP"),
     )
+    add("--align", nargs="+", default=[], metavar="NAME", help="pairs to compare up to a shift")
     add("--real", metavar="DIR", help="real blurred photos without a sharp version")
     add("--niqe", metavar="FILE", help="pristine parameters (.npz) of NIQE")
     add("--runs", metavar="DIR", default="runs/table_blur")
@@ -126,14 +147,23 @@ def main() -> None:
     add("--steps", type=int, default=2000)
     add("--batch", type=int, default=8)
     add("--crop", type=int, default=128)
+    add("--workers", type=int, help="processes that prepare crops, for each training")
+    add("--train-only", action="store_true", help="measure nothing, write no table")
     add("--output", type=Path, default=RESULTS / "table_blur.json")
     options = parser.parse_args()
+    if not (options.pairs or options.train_only):
+        parser.error("the following arguments are required: --pairs")
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.trainings}
     for seed in range(options.seeds):
         for name in runs:
             print(f"== {name}, seed {seed}", flush=True)
+            if options.train_only:
+                train(name, seed, options)
+                continue
             runs[name].append(measure_run(name, seed, options))
             print(json.dumps(runs[name][-1]), flush=True)
+    if options.train_only:
+        return
     rows = [row(name, found, options) for name, found in runs.items()]
     options.output.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
 

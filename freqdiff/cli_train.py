@@ -41,7 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to learn from (physics_full), see blursynth.recipes",
     )
     parser.add_argument("--minutes", type=minutes, metavar="M", help="stop after this time")
-    parser.add_argument("--init", metavar="MODEL", help="weights to start a new run from")
+    parser.add_argument(
+        "--init",
+        metavar="MODEL",
+        help="weights to start a new run from, or those of its blur estimator for another network",
+    )
+    parser.add_argument(
+        "--anchor-steps",
+        type=whole_number(0),
+        metavar="N",
+        help="steps in which the blur estimator learns alone at first",
+    )
+    parser.add_argument(
+        "--workers", type=whole_number(0), metavar="N", help="processes that prepare crops"
+    )
     parser.add_argument(
         "--seed", type=whole_number(0), default=0, metavar="N", help="of weights and data (0)"
     )
@@ -71,7 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.device == "cpu":
         # The way that accelerate offers to leave a GPU alone.
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    given = {"steps": arguments.steps, "batch": arguments.batch}
+    given = {
+        "steps": arguments.steps,
+        "batch": arguments.batch,
+        "anchor_steps": arguments.anchor_steps,
+    }
     recipe = TrainConfig(
         seed=arguments.seed, **{key: value for key, value in given.items() if value is not None}
     )
@@ -86,11 +103,13 @@ def run(arguments: argparse.Namespace) -> int:
             recipe,
             data,
             None if arguments.val is None else Validation(arguments.val),
+            arguments.workers,
         )
         resumed = training.resume()
-        if arguments.init is not None and not resumed:
-            training.start_from(load_model(arguments.init))
         where = f"goes on at step {training.step}" if resumed else "starts"
+        if arguments.init is not None and not resumed:
+            where += f" with the {training.start_from(load_model(arguments.init))}"
+            where += f" of {arguments.init}"
         print(
             f"Training of {arguments.config} {where} on {training.accelerator.device}: "
             f"{recipe.steps} steps of {recipe.batch} crops of {data.crop} pixels from "

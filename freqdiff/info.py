@@ -116,10 +116,9 @@ def model_facts(name: str | Path) -> dict[str, Any]:
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """What a row of results says about where it was made."""
-    gpu = device.type == "cuda"
     return {
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if gpu else cpu_name(),
+        "device_name": device_name(device),
         "threads": torch.get_num_threads(),
         "extension": native.status,
         "torch": torch.__version__,
@@ -151,6 +150,11 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
+
+
+def device_name(device: torch.device) -> str:
+    """Name of a GPU, or of the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def cpu_name() -> str:

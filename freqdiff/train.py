@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +24,13 @@ from freqdiff.checkpoint import save_model
 from freqdiff.data import DataConfig, PairBlocks, Pairs, batches
 from freqdiff.denoiser import Denoiser, Prediction
 from freqdiff.errors import TrainingError
+from freqdiff.info import device_name
 from freqdiff.model import ModelConfig
 from freqdiff.validation import Validation
 
 _STATE = "state.safetensors"
+_TELL_EVERY_S = 20
+"""Where no progress bar can be shown, such as in a log file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +130,10 @@ def training_loss(
     return total + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
 
 
+def _same_shapes(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    return {k: v.shape for k, v in some.items()} == {k: v.shape for k, v in others.items()}
+
+
 def _power(values: Tensor) -> Tensor:
     """Mean square of each sample (B,)."""
     return values.square().mean((1, 2, 3))
@@ -142,6 +150,7 @@ class Training:
         config: TrainConfig,
         data_config: DataConfig,
         validation: Validation | None = None,
+        workers: int | None = None,
     ) -> None:
         if data_config.crop % model.alignment:
             raise TrainingError(
@@ -149,6 +158,7 @@ class Training:
                 f"give a multiple of {model.alignment}."
             )
         self.folder, self.config, self.validation = Path(folder), config, validation
+        self.workers = workers
         self.accelerator = Accelerator(
             log_with="tensorboard",
             project_dir=str(self.folder),
@@ -158,12 +168,17 @@ class Training:
         torch.manual_seed(config.seed)
         self.model = Denoiser(model)
         self.ema = {k: v.detach().clone() for k, v in self.model.named_parameters()}
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay
-        )
         process = self.accelerator.process_index
         data_config = dataclasses.replace(data_config, seed=data_config.seed + 7919 * process)
         device = self.accelerator.device
+        gpu = device.type == "cuda"
+        torch.backends.cudnn.benchmark = gpu  # all batches have one size
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=gpu,
+        )
         self.pairs = PairBlocks(data, data_config, device=str(device))
         self.settings = json.dumps(
             {
@@ -236,15 +251,25 @@ class Training:
         self.history = json.loads(metadata["history"])
         return True
 
-    def start_from(self, weights: Denoiser) -> None:
-        """Begin with the weights of another model of the same architecture.
+    def start_from(self, weights: Denoiser) -> str:
+        """Begin with the weights of another model: with all, or with those of its blur estimator.
+
+        Returns:
+            "weights", or "blur estimator" where only that has the same architecture.
 
         Raises:
             TrainingError: the architectures differ.
         """
         tensors = dict(weights.named_parameters())
         own = dict(self.model.named_parameters())
-        if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in own.items()}:
+        part = "weights"
+        if not _same_shapes(tensors, own):
+            part = "blur estimator"
+            tensors, own = (
+                {name: value for name, value in values.items() if name.startswith("blur.")}
+                for values in (tensors, own)
+            )
+        if not own or not _same_shapes(tensors, own):
             raise TrainingError(
                 f"The weights to start from are of model {weights.config.name!r}, whose "
                 f"architecture is not that of {self.model.config.name!r}."
@@ -253,6 +278,7 @@ class Training:
             for name, value in own.items():
                 value.copy_(tensors[name])
                 self.ema[name].copy_(tensors[name])
+        return part
 
     def averaged(self) -> Denoiser:
         """A copy of the model with the averaged weights, on the CPU."""
@@ -265,6 +291,7 @@ class Training:
         return {
             "steps": self.step,
             "seconds": round(self.seconds),
+            "device": device_name(self.accelerator.device),
             "settings": json.loads(self.settings),
             "history": self.history,
         }
@@ -277,9 +304,11 @@ class Training:
         """
         self.accelerator.init_trackers("tensorboard")
         start, first = time.monotonic(), self.step
+        told = start
         earlier = self.seconds
         # A GPU blurs by itself but wants many crops; a CPU has its cores for the network.
-        workers = min(12, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 1
+        default = min(12, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 1
+        workers = default if self.workers is None else self.workers
         stream = batches(self.pairs, self.config.batch, self.step, workers)
         bar = tqdm(
             total=self.config.steps, initial=self.step, unit="step", disable=None if progress else 1
@@ -289,8 +318,18 @@ class Training:
             self.seconds = earlier + time.monotonic() - start
             bar.update()
             if self.step % 20 == 0:
-                rate = (self.step - first) * self.config.batch / (time.monotonic() - start)
-                bar.set_postfix(loss=f"{loss:.4f}", crops_per_s=f"{rate:.1f}")
+                now = time.monotonic()
+                rate = (self.step - first) / (now - start)
+                crops = f"{rate * self.config.batch:.1f}"
+                bar.set_postfix(loss=f"{loss:.4f}", crops_per_s=crops)
+                if bar.disable and progress and now > told + _TELL_EVERY_S:
+                    told = now
+                    left = (self.config.steps - self.step) / rate / 60
+                    print(
+                        f"step {self.step} of {self.config.steps}: loss {loss:.4f}, "
+                        f"{crops} crops/s, {left:.0f} min left",
+                        flush=True,
+                    )
                 lr = learning_rate(self.config, self.step)
                 self.accelerator.log({"loss": loss, "learning_rate": lr}, self.step)
             if self.step % self.config.validate_every == 0:
@@ -345,7 +384,8 @@ class Training:
     def _validate(self) -> None:
         if self.validation is None or not self.accelerator.is_main_process:
             return
-        result = self.validation.measure(self.averaged(), self.folder / f"val_{self.step:07d}.png")
+        model = self.averaged().to(self.accelerator.device)
+        result = self.validation.measure(model, self.folder / f"val_{self.step:07d}.png")
         self.accelerator.log({f"validation/{k}": v for k, v in result.items()}, self.step)
         self.history.append({"step": self.step, "seconds": round(self.seconds), **result})
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -57,11 +57,11 @@ class Validation:
 
 
 def _one_step(model: Denoiser, y: Tensor) -> Tensor:
+    device = next(model.parameters()).device
     noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
-    t = torch.full((len(y),), TRAIN_STEPS - 1)
-    y = y.contiguous(memory_format=torch.channels_last)
-    maps = model.condition(y)
-    return model.denoise(noise.contiguous(memory_format=torch.channels_last), t, maps).clamp(-1, 1)
+    y, noise = (v.to(device).contiguous(memory_format=torch.channels_last) for v in (y, noise))
+    t = torch.full((len(y),), TRAIN_STEPS - 1, device=device)
+    return model.denoise(noise, t, model.condition(y)).clamp(-1, 1).cpu()
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:
