@@ -44,8 +44,9 @@ DATA=${DATA:+$(realpath "$DATA")} VAL=${VAL:+$(realpath "$VAL")} RESUME=${RESUME
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
-DEADLINE=$(($(date +%s) + MINUTES * 60))
+DEADLINE=$(awk "BEGIN { print int($(date +%s) + $MINUTES * 60) }")
 FAILED=0
+COMPILE=(--compile)
 echo -e 'step\texit\tseconds' > "$OUTPUT/queue.tsv"
 
 left() { echo $((DEADLINE - $(date +%s))); }
@@ -100,10 +101,11 @@ keep() {
   cp "$WORK/$name/history.jsonl" "$OUTPUT/$name.history.jsonl" 2>/dev/null || true
 }
 
-# train_command NAME MINUTES: sets COMMAND. Base and adv start with the blur estimator of tiny,
+# train_command NAME SECONDS: sets COMMAND. Base and adv start with the blur estimator of tiny,
 # whose architecture they share, unless there are weights of an earlier run.
 train_command() {
-  local name=$1 minutes=$2 steps workers
+  local name=$1 minutes steps workers
+  printf -v minutes '%d.%02d' $(($2 / 60)) $(($2 % 60 * 100 / 60))
   workers=$(($(nproc) / $(wc -w <<< "$TRAIN")))
   ((workers > 0)) || workers=1
   case $name in
@@ -117,9 +119,10 @@ train_command() {
       else
         case $name in
           tiny) COMMAND+=(--batch 32 --steps "${!steps:-20000}") ;;
-          base) COMMAND+=(--batch 16 --steps "${!steps:-20000}" --anchor-steps 0) ;;
-          adv) COMMAND+=(--batch 8 --steps "${!steps:-20000}" --anchor-steps 0) ;;
+          base) COMMAND+=(--batch 16 --steps "${!steps:-20000}") ;;
+          adv) COMMAND+=(--batch 8 --steps "${!steps:-20000}") ;;
         esac
+        COMMAND+=(--anchor-steps 0 --finish "${COMPILE[@]}")
       fi
       if [[ ! -f $WORK/$name/state.safetensors ]]; then
         if [[ -d $WORK/$name/start ]]; then
@@ -135,28 +138,48 @@ train_command() {
       if [[ -n $DRY ]]; then
         COMMAND+=(--steps 2 --batch 2 --crop 32 --seeds 1)
       else
-        COMMAND+=(--steps "${TABLE_STEPS:-4000}" --batch 16 --crop 256 --seeds 2)
+        COMMAND+=(--steps "${TABLE_STEPS:-2800}" --batch 32 --crop 256 --seeds "${TABLE_SEEDS:-1}"
+          --anchor-steps 0 "${COMPILE[@]}")
       fi
       ;;
   esac
 }
 
-# All trainings at once for the time that is left.
+# All trainings at once for the time that is left, less what keeping their results takes.
 train_all() {
-  local name start minutes code
+  local name start seconds code
   local -A pids=()
   start=$(date +%s)
-  minutes=$((($(left) - 40) / 60))
-  [[ -z $DRY ]] || minutes=2
-  ((minutes > 0)) || { echo "no time left to train"; FAILED=1; return; }
-  echo "== $TRAIN (at most $minutes min)"
-  for name in $TRAIN; do
-    restore "$name"
-    train_command "$name" "$minutes"
-    timeout --kill-after=10 $((minutes * 60 + 30)) "${COMMAND[@]}" > "$WORK/train_$name.log" 2>&1 &
+  start_training() {
+    timeout --kill-after=10 $((seconds + 15)) "${COMMAND[@]}" > "$WORK/train_$name.log" 2>&1 &
     pids[$name]=$!
-  done
+  }
   for name in $TRAIN; do
+    seconds=$(($(left) - 30))
+    [[ -z $DRY ]] || seconds=120
+    ((seconds > 60)) || { echo "no time left to train $name"; FAILED=1; break; }
+    echo "== train $name (at most $seconds s)"
+    restore "$name"
+    train_command "$name" "$seconds"
+    start_training
+    # The first one compiles, for at most two minutes; the others find what it compiled. If that
+    # failed, all go on without.
+    if ((${#pids[@]} == 1)) && [[ -z $DRY ]]; then
+      for ((waited = 0; waited < 120; waited++)); do
+        ! grep -q '^step ' "$WORK/train_$name.log" || break
+        if ! kill -0 "${pids[$name]}" 2>/dev/null; then
+          echo "$name ended early: once more without compiling"
+          cp "$WORK/train_$name.log" "$OUTPUT/compiled_$name.log"
+          COMPILE=()
+          train_command "$name" "$seconds"
+          start_training
+          break
+        fi
+        sleep 1
+      done
+    fi
+  done
+  for name in "${!pids[@]}"; do
     code=0
     wait "${pids[$name]}" || code=$?
     report "train_$name" "$code" "$start"

@@ -42,6 +42,10 @@ def train(name: str, seed: int, options: argparse.Namespace) -> Path:
     arguments = ["train", "--config", "tiny", "--data", options.sharp, "--output", str(folder)]
     for option in ("steps", "batch", "crop"):
         arguments += [f"--{option}", str(getattr(options, option))]
+    if options.anchor_steps is not None:
+        arguments += ["--anchor-steps", str(options.anchor_steps)]
+    if options.compile:
+        arguments.append("--compile")
     if options.workers is not None:
         arguments += ["--workers", str(options.workers)]
     if code := freqdiff([*arguments, "--blur", name, "--seed", str(seed)]):
@@ -147,6 +151,8 @@ def main() -> None:
     add("--steps", type=int, default=2000)
     add("--batch", type=int, default=8)
     add("--crop", type=int, default=128)
+    add("--anchor-steps", type=int, help="see freqdiff train")
+    add("--compile", action="store_true", help="see freqdiff train")
     add("--workers", type=int, help="processes that prepare crops, for each training")
     add("--train-only", action="store_true", help="measure nothing, write no table")
     add("--output", type=Path, default=RESULTS / "table_blur.json")

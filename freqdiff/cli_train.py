@@ -42,6 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--minutes", type=minutes, metavar="M", help="stop after this time")
     parser.add_argument(
+        "--finish",
+        action="store_true",
+        help="as many steps as --minutes allow, and the decay of the learning rate with them",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network: faster on a GPU after a minute",
+    )
+    parser.add_argument(
         "--init",
         metavar="MODEL",
         help="weights to start a new run from, or those of its blur estimator for another network",
@@ -72,12 +82,15 @@ def run(arguments: argparse.Namespace) -> int:
             "Training needs the package accelerate: install it with "
             'pip install "freqdiff-deblur[train]".'
         ) from error
+    if arguments.finish and arguments.minutes is None:
+        raise TrainingError("--finish goes with --minutes, which says when.")
     from blursynth.recipes import RECIPES
     from freqdiff.checkpoint import load_model
     from freqdiff.data import DataConfig
     from freqdiff.deblurrer import choose_device
     from freqdiff.model import CONFIGS
-    from freqdiff.train import TrainConfig, Training
+    from freqdiff.train import Training
+    from freqdiff.train_config import TrainConfig
     from freqdiff.validation import Validation
 
     choose_device(arguments.device)
@@ -104,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
             data,
             None if arguments.val is None else Validation(arguments.val),
             arguments.workers,
+            arguments.compile,
         )
         resumed = training.resume()
         where = f"goes on at step {training.step}" if resumed else "starts"
@@ -117,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
             flush=True,
         )
         limit = math.inf if arguments.minutes is None else 60 * arguments.minutes
-        training.run(seconds=limit)
+        training.run(seconds=limit, finish=arguments.finish)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"Interrupted; the same command goes on from the last state in {output}."
@@ -127,11 +141,11 @@ def run(arguments: argparse.Namespace) -> int:
             f"Training cannot write to {output} ({error.strerror or error}): "
             "free some space, or choose another folder."
         ) from error
-    if training.step >= recipe.steps:
+    if training.step >= training.config.steps:
         print(f"Done: freqdiff deblur PHOTO -o RESULT --model {output / 'model'}")
     else:
         print(
-            f"Stopped at step {training.step} of {recipe.steps}; the same command goes on from "
-            f"there, and {output / 'model'} holds the model so far."
+            f"Stopped at step {training.step} of {training.config.steps}; the same command goes "
+            f"on from there, and {output / 'model'} holds the model so far."
         )
     return 0

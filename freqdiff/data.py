@@ -37,10 +37,11 @@ _FILTERS = (
     Image.Resampling.HAMMING,
     Image.Resampling.NEAREST,
 )
-_CHUNK = {"cpu": 8, "cuda": 64}
-"""Pairs that are blurred at once: what stays in the cache of a CPU, and enough to fill a GPU."""
+_CHUNK = {"cpu": 8, "cuda": 256}
+"""Pairs that are blurred at once: what stays in the cache of a CPU; on a GPU the launches take as
+long for few as for many (H100: 64 at once, 1,650 crops of 256 px a second)."""
 _CACHED_PHOTOS = 64
-_LEAST_SHRINK = 1.5
+_LEAST_SHRINK = 1.2
 """What is left to the resampling filter of a crop, in which the filters differ; the rest is done by
 halving the photo once (crops of 4K photos: 6.4 -> 2.5 ms)."""
 

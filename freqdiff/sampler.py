@@ -10,7 +10,7 @@ from torch import Tensor
 
 from freqdiff.denoiser import Denoiser
 from freqdiff.model import ConditionMaps
-from freqdiff.sampling import ddim, frame_noise
+from freqdiff.sampling import check_seed, ddim, frame_noise
 from freqdiff.tiling import TilePlan, plan_tiles
 from freqdiff_kernels import ops
 
@@ -59,6 +59,7 @@ class FrameSampler:
         Returns:
             (1, 3, H, W) float32 in [0, 1] on the device of the denoiser, and the number of tiles.
         """
+        check_seed(seed)
         config = self.denoiser.config
         device = next(self.denoiser.parameters()).device
         height, width = image.shape[-2:]
@@ -72,6 +73,9 @@ class FrameSampler:
             return ops.extract_tiles(pixels, plan.size, ([0], [0]), scale=2.0, shift=-1.0)
 
         def noise() -> Tensor:
+            if steps == 1 and config.objective == "anchored":
+                # Its share in the estimate of the first step is 0.
+                return torch.zeros((1, 3, *plan.size), device=device)
             drawn = frame_noise(seed, *plan.size)
             if device.type != "cuda":
                 return drawn

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -87,6 +89,12 @@ def ddim(
     raise AssertionError("unreachable: steps >= 1")
 
 
+def check_seed(seed: int) -> None:
+    """Raise InputError unless `seed` is a whole number from 0."""
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed is {seed!r}, expected a whole number from 0.")
+
+
 def frame_noise(seed: int, height: int, width: int, stream: int = 0) -> Tensor:
     """Standard normal noise (1, 3, H, W) of a frame, channels-last, float32 on the CPU.
 
@@ -96,15 +104,21 @@ def frame_noise(seed: int, height: int, width: int, stream: int = 0) -> Tensor:
     Raises:
         InputError: `seed` is not a whole number from 0.
     """
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"seed is {seed!r}, expected a whole number from 0.")
+    check_seed(seed)
+    inference = torch.is_inference_mode_enabled()  # threads have modes of their own
     frame = torch.empty((1, 3, height, width), memory_format=torch.channels_last)
-    for y in range(0, height, NOISE_BLOCK):
-        for x in range(0, width, NOISE_BLOCK):
-            entropy = np.random.SeedSequence([seed, stream, y // NOISE_BLOCK, x // NOISE_BLOCK])
-            state = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
-            generator = torch.Generator().manual_seed(state)
-            block = torch.randn((NOISE_BLOCK, NOISE_BLOCK, 3), generator=generator)
+
+    def fill(corner: tuple[int, int]) -> None:
+        y, x = corner
+        entropy = np.random.SeedSequence([seed, stream, y // NOISE_BLOCK, x // NOISE_BLOCK])
+        state = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        generator = torch.Generator().manual_seed(state)
+        block = torch.randn((NOISE_BLOCK, NOISE_BLOCK, 3), generator=generator)
+        with torch.inference_mode(inference):
             part = frame[0, :, y : y + NOISE_BLOCK, x : x + NOISE_BLOCK]
             part.copy_(block[: part.shape[1], : part.shape[2]].permute(2, 0, 1))
+
+    corners = itertools.product(range(0, height, NOISE_BLOCK), range(0, width, NOISE_BLOCK))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, corners))
     return frame

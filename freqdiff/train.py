@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -18,125 +19,27 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from freqdiff import diffusion
 from freqdiff.atomic import write_atomically
 from freqdiff.checkpoint import save_model
 from freqdiff.data import DataConfig, PairBlocks, Pairs, batches
 from freqdiff.denoiser import Denoiser, Prediction
 from freqdiff.errors import TrainingError
 from freqdiff.info import device_name
+from freqdiff.loss import training_loss
 from freqdiff.model import ModelConfig
+from freqdiff.progress import Progress
+from freqdiff.train_config import TrainConfig, learning_rate
 from freqdiff.validation import Validation
 
 _STATE = "state.safetensors"
-_TELL_EVERY_S = 20
-"""Where no progress bar can be shown, such as in a log file."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Recipe of a training run.
-
-    Attributes:
-        steps: optimiser steps of the whole run (the cosine ends there).
-        batch: pairs per step and process.
-        learning_rate, warmup, weight_decay: AdamW.
-        schedule: "linear" stays at the peak and decays over the last `decay_share` of the steps, so
-            that a run can be made longer when it is resumed; "cosine" is the paper's.
-        decay_share: see `schedule`.
-        ema: decay of the averaged weights, which are the ones that are saved.
-        terminal_share: share of the samples at t = 999, where one step is plain regression.
-        spectral_loss: weight of the L1 distance of spectra at high noise.
-        anchor_steps: steps at the beginning, at most a quarter of all, in which the blur estimator
-            learns alone, which takes a fraction of the time; it learns on in the others.
-        psf_loss: weight of the cross entropy of the estimated kernels.
-        relative_floor: samples are weighted by 1 / (|x0 - y|^2 / r^2 + relative_floor), so that
-            lightly blurred photos count as in a mean of PSNR gains.
-        validate_every, save_every: steps between validations and saved states.
-        seed: of weights, noise and data.
-    """
-
-    steps: int = 20_000
-    batch: int = 8
-    learning_rate: float = 1e-3
-    warmup: int = 300
-    weight_decay: float = 1e-4
-    schedule: Literal["linear", "cosine"] = "linear"
-    decay_share: float = 0.3
-    ema: float = 0.999
-    terminal_share: float = 0.9
-    spectral_loss: float = 0.1
-    anchor_steps: int = 2_500
-    psf_loss: float = 0.2
-    relative_floor: float = 0.003
-    validate_every: int = 1000
-    save_every: int = 1000
-    seed: int = 0
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, a constant, and a linear decay; or warm-up and a cosine."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup))
-    left = max(0.0, 1 - step / config.steps)
-    if config.schedule == "cosine":
-        return config.learning_rate * warm * (0.5 - 0.5 * math.cos(math.pi * left))
-    return config.learning_rate * warm * min(1.0, left / config.decay_share)
-
-
-def training_loss(
-    model: torch.nn.Module,
-    model_config: ModelConfig,
-    config: TrainConfig,
-    pairs: Pairs,
-    generator: torch.Generator,
-    *,
-    anchor_only: bool = False,
-) -> Tensor:
-    """The objective's loss (Eq. 2 of the paper in `epsilon` mode) plus L1 of spectra at high noise.
-
-    With the Wiener anchor also its error, and the cross entropy of the estimated kernels.
-
-    Args:
-        model: `Denoiser`.
-        pairs: in [-1, 1].
-        generator: on the CPU; source of noise levels and noise.
-        anchor_only: the anchor's part alone.
-    """
-    y, x0, psf = pairs
-    t, a = diffusion.sample_timesteps(len(y), config.terminal_share, generator)
-    seed = int(torch.randint(2**62, (), generator=generator))
-    on_device = torch.Generator(y.device).manual_seed(seed)
-    noise = torch.randn(y.shape, generator=on_device, device=y.device)
-    levels = a.to(y)[:, None, None, None]
-    x_t = levels * x0 + (1 - levels**2).clamp_min(0).sqrt() * noise
-    prediction: Prediction = model(None if anchor_only else x_t, t.to(y.device), y)
-    r = model_config.residual_std
-    weight = 1 / (_power(x0 - y) / r**2 + config.relative_floor)
-    total = y.new_zeros(())
-    if prediction.blur is not None:
-        target = psf.flatten(1)[:, None, None]
-        entropy = -(target * prediction.blur.log_psf).sum(-1).mean()
-        error = _power(prediction.anchor.float() - x0) / r**2
-        total = (weight * error).mean() + config.psf_loss * entropy
-    if prediction.x0 is None:
-        return total
-    scale = diffusion.coefficients(model_config.objective, a, r).scale.abs().to(y.device)
-    error = (prediction.x0.float() - x0) / scale.clamp_min(1e-4)  # the error of F
-    # With more signal in x_t the loss is that of removing its noise, whatever the blur.
-    weight = torch.where(a.to(y) == 0, weight, weight.clamp(max=1))
-    total = total + (weight * _power(error)).mean()
-    high = (t >= 600).to(y)
-    spectrum: Tensor = torch.fft.rfft2(error, norm="ortho").abs().mean((1, 2, 3))
-    return total + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
+_RATE_STEPS = 100
+"""Steps over which the speed is measured."""
+_KEPT_BACK = 0.97
+"""Share of the time left that is planned with; validations take some."""
 
 
 def _same_shapes(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     return {k: v.shape for k, v in some.items()} == {k: v.shape for k, v in others.items()}
-
-
-def _power(values: Tensor) -> Tensor:
-    """Mean square of each sample (B,)."""
-    return values.square().mean((1, 2, 3))
 
 
 class Training:
@@ -151,6 +54,7 @@ class Training:
         data_config: DataConfig,
         validation: Validation | None = None,
         workers: int | None = None,
+        compiled: bool = False,
     ) -> None:
         if data_config.crop % model.alignment:
             raise TrainingError(
@@ -192,7 +96,15 @@ class Training:
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self._recent: list[float] = []
+        self._rate_time: float | None = None
         self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.network: Callable[..., Prediction] = self.prepared
+        if compiled:
+            if self.accelerator.num_processes > 1:
+                raise TrainingError("Compiled training runs in one process: leave out --compile.")
+            # Without accelerate's wrappers, of which one process needs the autocast alone.
+            forward = functools.partial(Denoiser.forward, self.model)
+            self.network = torch.compile(forward, fullgraph=True, dynamic=False)
         self.ema = {k: v.to(device) for k, v in self.ema.items()}
 
     def save(self) -> None:
@@ -242,9 +154,12 @@ class Training:
             with torch.no_grad():
                 value.copy_(tensors[f"model.{name}"])
                 self.ema[name].copy_(tensors[f"ema.{name}"])
-            keys = ("step", "exp_avg", "exp_avg_sq")
             if f"step.{name}" in tensors:
-                state["state"][index] = {key: tensors[f"{key}.{name}"] for key in keys}
+                state["state"][index] = {"step": tensors[f"step.{name}"]}
+                for key in ("exp_avg", "exp_avg_sq"):
+                    # Laid out in memory as the weights: fused steps on a GPU ask for it.
+                    moment = torch.empty_like(value).copy_(tensors[f"{key}.{name}"])
+                    state["state"][index][key] = moment.detach()
         self.optimizer.load_state_dict(state)
         self.step = int(metadata["step"])
         self.seconds = float(metadata["seconds"])
@@ -296,50 +211,52 @@ class Training:
             "history": self.history,
         }
 
-    def run(self, *, seconds: float = math.inf, progress: bool = True) -> None:
+    def run(
+        self, *, seconds: float = math.inf, finish: bool = False, progress: bool = True
+    ) -> None:
         """Train until `config.steps`, or for a time budget; then save.
+
+        Args:
+            seconds: the time budget.
+            finish: make the linear schedule as long as the time allows, so that it ends then.
+            progress: show a bar or, where there is no terminal, print a line now and then.
 
         Raises:
             TrainingError: the loss became infinite or exploded; the last state stays as it was.
         """
         self.accelerator.init_trackers("tensorboard")
-        start, first = time.monotonic(), self.step
-        told = start
-        earlier = self.seconds
+        start, earlier = time.monotonic(), self.seconds
         # A GPU blurs by itself but wants many crops; a CPU has its cores for the network.
         default = min(12, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 1
         workers = default if self.workers is None else self.workers
         stream = batches(self.pairs, self.config.batch, self.step, workers)
-        bar = tqdm(
-            total=self.config.steps, initial=self.step, unit="step", disable=None if progress else 1
-        )
+        shown = Progress(self.step, self.config, progress)
         while self.step < self.config.steps and time.monotonic() - start < seconds:
             loss = self._advance(next(stream))
             self.seconds = earlier + time.monotonic() - start
-            bar.update()
             if self.step % 20 == 0:
-                now = time.monotonic()
-                rate = (self.step - first) / (now - start)
-                crops = f"{rate * self.config.batch:.1f}"
-                bar.set_postfix(loss=f"{loss:.4f}", crops_per_s=crops)
-                if bar.disable and progress and now > told + _TELL_EVERY_S:
-                    told = now
-                    left = (self.config.steps - self.step) / rate / 60
-                    print(
-                        f"step {self.step} of {self.config.steps}: loss {loss:.4f}, "
-                        f"{crops} crops/s, {left:.0f} min left",
-                        flush=True,
-                    )
+                shown.update(self.step, self.config.steps, loss)
                 lr = learning_rate(self.config, self.step)
                 self.accelerator.log({"loss": loss, "learning_rate": lr}, self.step)
+            if finish and self.step % _RATE_STEPS == 0:
+                self._finish_in(seconds - (time.monotonic() - start))
             if self.step % self.config.validate_every == 0:
                 self._validate()
             if self.step % self.config.save_every == 0:
                 self.save()
-        bar.close()
+        shown.close()
         self.seconds = earlier + time.monotonic() - start
         self.save()
         self.accelerator.end_training()
+
+    def _finish_in(self, seconds: float) -> None:
+        """Let the schedule end when the time does; as it is once the learning rate falls."""
+        now, before = time.monotonic(), self._rate_time
+        self._rate_time = now
+        falls = self.step >= (1 - self.config.decay_share) * self.config.steps
+        if before is not None and not falls:
+            left = _KEPT_BACK * seconds * _RATE_STEPS / (now - before)
+            self.config = dataclasses.replace(self.config, steps=self.step + max(1, int(left)))
 
     def _advance(self, pairs: Pairs) -> float:
         config, device = self.config, self.accelerator.device
@@ -355,7 +272,7 @@ class Training:
             group["lr"] = learning_rate(config, self.step)
         with self.accelerator.autocast():
             loss = training_loss(
-                self.prepared, self.model.config, config, pairs, generator, anchor_only=anchor_only
+                self.network, self.model.config, config, pairs, generator, anchor_only=anchor_only
             )
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)

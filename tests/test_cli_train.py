@@ -25,6 +25,7 @@ class FakeTraining:
 
     def __init__(self, *arguments: Any) -> None:
         names = ("folder", "data", "model", "config", "data_config", "validation")
+        names += ("workers", "compiled")
         self.made.append(dict(zip(names, arguments, strict=True)))
         self.config = arguments[3]
         self.step = 0
@@ -35,8 +36,8 @@ class FakeTraining:
         self.step = self.at_step
         return self.at_step > 0
 
-    def run(self, *, seconds: float) -> None:
-        self.made[-1]["seconds"] = seconds
+    def run(self, *, seconds: float, finish: bool) -> None:
+        self.made[-1] |= {"seconds": seconds, "finish": finish}
         if seconds > 60:
             self.step = self.config.steps
 
@@ -63,12 +64,16 @@ def test_settings(fake: type[FakeTraining]) -> None:
     assert default["config"] == train.TrainConfig()
     assert default["data_config"] == data.DataConfig()
     assert default["validation"] is None
+    assert (default["workers"], default["compiled"], default["finish"]) == (None, False, False)
     assert (default["folder"], default["data"]) == (Path("runs/a"), "photos")
 
-    options = "--steps 50 --batch 4 --crop 64 --seed 3 --minutes 0.5"
+    options = "--steps 50 --batch 4 --crop 64 --seed 3 --anchor-steps 9"
+    options += " --minutes 0.5 --finish --workers 2 --compile"
     _, out, _ = commands.run(*COMMAND, *options.split())
     given = fake.made[-1]
-    assert given["config"] == dataclasses.replace(train.TrainConfig(), steps=50, batch=4, seed=3)
+    recipe = train.TrainConfig(steps=50, batch=4, seed=3, anchor_steps=9)
+    assert given["config"] == recipe
+    assert (given["workers"], given["compiled"], given["finish"]) == (2, True, True)
     assert given["data_config"] == dataclasses.replace(data.DataConfig(), crop=64, seed=3)
     assert given["seconds"] == 30
     assert "Stopped at step 0 of 50" in out
@@ -99,6 +104,7 @@ def test_accelerate_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bad_input(tmp_path: Path) -> None:
     commands.refused(commands.run(*COMMAND, "--crop", 40), "crop is 40", "multiple of 32")
+    commands.refused(commands.run(*COMMAND, "--finish"), "--finish goes with --minutes")
     command = ("train", "--config", "tiny", "--output", tmp_path / "run", "--device", "cpu")
     commands.refused(commands.run(*command, "--data", tmp_path / "no"), "not a folder")
     (tmp_path / "photos").mkdir()

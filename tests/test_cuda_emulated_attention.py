@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import precision
 import pytest
 import torch
 from emulated import Library, operation_library
@@ -95,14 +96,9 @@ def assert_as_close_as_torch(
     result: Tensor, same: Tensor, exact: Tensor, data: torch.dtype
 ) -> None:
     """At most twice the error of torch in the same dtype, plus the rounding of the data."""
-    assert result.dtype == same.dtype
-    assert result.shape == exact.shape
     if same.dtype == torch.float64 and data == torch.float64:
         return torch.testing.assert_close(result, exact)
-    eps = max(torch.finfo(result.dtype).eps, torch.finfo(torch.float32).eps)
-    rounding = eps * exact.abs().max()
-    error, error_of_torch = ((x.double() - exact).abs().max() for x in (result, same))
-    assert error <= 2 * error_of_torch + rounding, (error, error_of_torch, rounding)
+    precision.assert_as_precise(result, same, exact)
 
 
 TILES = [

@@ -1,5 +1,6 @@
 """halo_attention on a CUDA device against the reference in float64; skipped elsewhere."""
 
+import precision
 import pytest
 import torch
 from torch import Tensor
@@ -48,10 +49,8 @@ def test_attention(window: int, halo: int, depth: int, dtype: torch.dtype) -> No
     with ops.use_backend("reference"):
         same = run(tensors, window, halo)
         exact = run([x.double() for x in tensors], window, halo)
-    for result, close, precise in zip(results, same, exact, strict=True):
-        rounding = torch.finfo(result.dtype).eps * precise.abs().max()
-        error, error_of_torch = ((x - precise).abs().max() for x in (result, close))
-        assert error <= 2 * error_of_torch + rounding
+    for trio in zip(results, same, exact, strict=True):
+        precision.assert_as_precise(*trio)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

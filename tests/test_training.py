@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -274,6 +275,31 @@ def test_damaged_state(photos: Path, tmp_path: Path, damage: str) -> None:
         (tmp_path / STATE).write_bytes(content[:1000] if damage == "cut" else b"text")
     with pytest.raises(TrainingError, match=r"state\.safetensors (is not a|was written by a run)"):
         training.resume()
+
+
+def test_compiled_training_gives_what_training_gives(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run(begin(tmp_path / "plain", photos, steps=4))
+    # Without the minutes that generating code takes.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    recipe = dataclasses.replace(RECIPE, steps=4)
+    compiled = Training(tmp_path / "compiled", photos, TOY, recipe, DATA, compiled=True)
+    assert run(compiled) == pytest.approx(plain, rel=1e-4)
+
+
+def test_the_schedule_ends_with_the_time(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_RATE_STEPS", 5)
+    training = begin(tmp_path, photos, steps=1_000_000, save_every=10**9)
+    start = time.monotonic()
+    training.run(seconds=4, finish=True, progress=False)
+    assert 10 < training.step < 1_000_000
+    assert time.monotonic() - start < 12
+    # As many steps as there was time for, so that the learning rate had come down.
+    assert training.step >= 0.8 * training.config.steps
+    assert learning_rate(training.config, training.step) < 0.7 * training.config.learning_rate
 
 
 @pytest.mark.parametrize("cause", ["learning rate", "nan", "explosion"])

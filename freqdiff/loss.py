@@ -1,0 +1,66 @@
+"""What training minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from freqdiff import diffusion
+from freqdiff.data import Pairs
+from freqdiff.denoiser import Prediction
+from freqdiff.model import ModelConfig
+from freqdiff.train_config import TrainConfig
+
+
+def training_loss(
+    model: Callable[..., Prediction],
+    model_config: ModelConfig,
+    config: TrainConfig,
+    pairs: Pairs,
+    generator: torch.Generator,
+    *,
+    anchor_only: bool = False,
+) -> Tensor:
+    """The objective's loss (Eq. 2 of the paper in `epsilon` mode) plus L1 of spectra at high noise.
+
+    With the Wiener anchor also its error, and the cross entropy of the estimated kernels.
+
+    Args:
+        model: `Denoiser`.
+        pairs: in [-1, 1].
+        generator: on the CPU; source of noise levels and noise.
+        anchor_only: the anchor's part alone.
+    """
+    y, x0, psf = pairs
+    t, a = diffusion.sample_timesteps(len(y), config.terminal_share, generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    on_device = torch.Generator(y.device).manual_seed(seed)
+    noise = torch.randn(y.shape, generator=on_device, device=y.device)
+    levels = a.to(y)[:, None, None, None]
+    x_t = levels * x0 + (1 - levels**2).clamp_min(0).sqrt() * noise
+    prediction = model(None if anchor_only else x_t, t.to(y.device), y)
+    r = model_config.residual_std
+    weight = 1 / (_power(x0 - y) / r**2 + config.relative_floor)
+    total = y.new_zeros(())
+    if prediction.blur is not None:
+        target = psf.flatten(1)[:, None, None]
+        entropy = -(target * prediction.blur.log_psf).sum(-1).mean()
+        error = _power(prediction.anchor.float() - x0) / r**2
+        total = (weight * error).mean() + config.psf_loss * entropy
+    if prediction.x0 is None:
+        return total
+    scale = diffusion.coefficients(model_config.objective, a, r).scale.abs().to(y.device)
+    error = (prediction.x0.float() - x0) / scale.clamp_min(1e-4)  # the error of F
+    # With more signal in x_t the loss is that of removing its noise, whatever the blur.
+    weight = torch.where(a.to(y) == 0, weight, weight.clamp(max=1))
+    total = total + (weight * _power(error)).mean()
+    high = (t >= 600).to(y)
+    spectrum: Tensor = torch.fft.rfft2(error, norm="ortho").abs().mean((1, 2, 3))
+    return total + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
+
+
+def _power(values: Tensor) -> Tensor:
+    """Mean square of each sample (B,)."""
+    return values.square().mean((1, 2, 3))
