@@ -109,7 +109,7 @@ def time_sampler(model: "Deblurrer", photo: "Tensor", steps: int, runs: int) -> 
     with torch.inference_mode():
 
         def sample(_: int) -> "Tensor":
-            return model._sampler(image, steps, 0, max(photo.shape) + 64, None)[0]
+            return model._sampler(image, steps, 0, max(photo.shape) + 64, None).image
 
         return measure_runs({"sampler": sample}, "cuda", runs)[0]["sampler"].median_us
 

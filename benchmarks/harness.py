@@ -103,11 +103,12 @@ def git(*arguments: str) -> str:
 def provenance(device: str = "cpu") -> dict[str, Any]:
     """Where, when and from what the numbers come."""
     sources = ("kernels", "csrc", "freqdiff", "blursynth", "benchmarks/*.py", "setup.py")
+    commit = os.environ.get("FREQDIFF_COMMIT", "")
     facts: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        # Where there is a copy of the sources without their history, the caller knows the commit.
-        "git_sha": git("rev-parse", "HEAD") or os.environ.get("FREQDIFF_COMMIT", ""),
-        "git_dirty": bool(git("status", "--porcelain", "--", *sources)),
+        # Of a copy of the sources without their history the caller knows the commit.
+        "git_sha": commit or git("rev-parse", "HEAD"),
+        "git_dirty": not commit and bool(git("status", "--porcelain", "--", *sources)),
         "device": device_name(torch.device(device)),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),

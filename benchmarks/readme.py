@@ -140,21 +140,23 @@ def family() -> list[str]:
 
 
 def synthesis() -> list[str]:
-    """How fast pairs are made on the CPU."""
-    rows = roofline.read(RESULTS / "blursynth_cpu.json")
-    if not rows:
+    """How fast pairs are made."""
+    results = [roofline.read(RESULTS / f"blursynth_{device}.json") for device in ("cpu", "gpu")]
+    if not any(results):
         return []
     lines = [
         "| blur synthesis | case | device | speed | peak memory |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for row in rows:
+    for row in (row for rows in results for row in rows):
         memory = f"{row['peak_rss_gb']:.2f} GB" if "peak_rss_gb" in row else ""
         if row["op"] == "frame":
             what, device = f"{row['size']} pair", f"CPU, {row['threads']} threads"
             speed = f"{row['median_s']:.2f} s"
         elif "crops_per_s" in row:
             what, device = "training crops of 256 px", f"CPU, {row['workers']} processes"
+            if row["case"] == "cuda":
+                what, device = "training crops of 256 px, on the GPU already", "GPU"
             speed = f"{row['crops_per_s']:.0f} per second"
         elif row["op"] == "build":
             what, device = (
@@ -166,8 +168,9 @@ def synthesis() -> list[str]:
             continue
         case = row["case"] if row["op"] == "frame" else "random recipe"
         lines.append(f"| {what} | {case} | {device} | {speed} | {memory} |")
-    lines.append("| any | | GPU | not measured | |")
-    return [*lines, "", source(rows[0]["provenance"])]
+    if not results[1]:
+        lines.append("| any | | GPU | not measured | |")
+    return [*lines, "", *(source(rows[0]["provenance"]) for rows in results if rows)]
 
 
 def trainings() -> list[str]:
@@ -186,9 +189,11 @@ def trainings() -> list[str]:
         main = f"{row['real_pairs_gain_db']:+.2f}" + (f" ± {spread:.2f}" if spread else "")
         cells = [f"{row[f'{name}_gain_db']:+.2f}" for name in sets]
         lines.append(f"| {ENGINES[row['training']]} | {main} | {' | '.join(cells)} |")
+    first = rows[0]
+    seeds = f"mean of {first['seeds']} seeds" if first["seeds"] > 1 else "one seed"
     budget = (
-        f"Gain in PSNR (dB) after {rows[0]['steps']} steps of {rows[0]['batch']} crops of "
-        f"{rows[0]['crop']} px, mean of {rows[0]['seeds']} seeds."
+        f"Gain in PSNR (dB) after {first['steps']} steps of {first['batch']} crops of "
+        f"{first['crop']} px on {first['trained_on']}, {seeds}."
     )
     return [*lines, "", budget, "", source(rows[0]["provenance"])]
 

@@ -1,16 +1,12 @@
-"""The physics anchor: a local blur estimate from the spectra, and a windowed Wiener filter with it.
+"""The physics anchor: a local blur estimate from the photo and its spectra.
 
 The network of this file reads the blur of each 32 px cell off the photo and its Fourier magnitudes:
-a kernel k, the noise to signal ratio n and how much both are to be trusted, m. The Wiener filter
-X = Y (1 + m (W - 1)), W = (conj(K) + n) / (|K|^2 + n), inverts long motion exactly where a small
-network cannot; overlap-added, X is the anchor g(y) of the diffusion. With this W it minimises
-|K X - Y|^2 + n |X - Y|^2: where noise or blur left nothing to invert, the photo stays, and so it
-does at m = 0.
+a kernel k, the noise to signal ratio n and how much both are to be trusted, m. `blur_filter` undoes
+that blur.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 
@@ -19,40 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdiff import spectral
+from freqdiff.blur_filter import (
+    CELL,
+    NOISE_BANDS,
+    PSF_RADIUS,
+    PSF_SIDE,
+    WINDOW,
+    BlurField,
+    window_frequencies,
+)
 from freqdiff.layers import ChannelNorm, add_residual, add_to, zero_layer
-from freqdiff_kernels.reference import taper_weights
 
-CELL = 32
-"""Pitch of the blur estimate in pixels."""
-PSF_RADIUS = 16
-PSF_SIDE = 2 * PSF_RADIUS + 1
-_WINDOW = 2 * CELL
 _UNSHUFFLE = 4
 _NOISE = 1e-2
-_NOISE_BANDS = 4
 _NOISE_GAIN = 3.0
 _KERNEL_WIDTH = 32
-_VALUES_AT_ONCE = 1 << 21
-"""Window values that `wiener` filters at once on a CPU: small results stay in the cache, and the
-memory of large ones is new every time (2 cores of an AMD EPYC, 4K: 1.5 -> 0.6 s)."""
-_MARGIN = (_WINDOW - CELL) // 2
 _GROUP, _POOL, _POOL_PAD = 4, 6, 1
-
-
-@dataclasses.dataclass(frozen=True)
-class BlurField:
-    """The estimated blur of each cell; R and C are rows and columns of cells.
-
-    Attributes:
-        log_psf: (B, R, C, 33 * 33) logarithm of the kernel, whose values sum to 1.
-        log_noise: (B, R, C, 4) logarithm of the noise to signal ratio n at 0, 1/6, 1/3 and 1/2
-            cycles per pixel; between them it is linear.
-        trust: (B, R, C) m, 0: leave the photo, 1: the full Wiener filter.
-    """
-
-    log_psf: Tensor
-    log_noise: Tensor
-    trust: Tensor
 
 
 class Residual(nn.Module):
@@ -118,19 +96,19 @@ class KernelNet(nn.Module):
 
 def _kernel_pictures(magnitude: Tensor) -> Tensor:
     """(N, 2048) packed log magnitudes of 64 px windows -> (N, 4, 33, 33) functions of the shift."""
-    half = magnitude.reshape(-1, _WINDOW, _WINDOW // 2)
+    half = magnitude.reshape(-1, WINDOW, WINDOW // 2)
     # Column 0 packs two columns of the spectrum; its upper half mirrors the lower one.
     first = half[..., 0].clone()
     first[..., CELL + 1 :] = first[..., 1:CELL].flip(-1)
     first[..., 0], first[..., CELL] = half[..., 0, 1], half[..., CELL, 1]
     half = torch.cat((first[..., None], half[..., 1:], half[..., -1:]), -1)
-    white = half + _frequencies(half.device).clamp_min(0.5 / _WINDOW).log()
+    white = half + window_frequencies(half.device).clamp_min(0.5 / WINDOW).log()
     white = white - white.mean((-2, -1), keepdim=True)
     shifts = torch.arange(-PSF_RADIUS, PSF_RADIUS + 1, device=half.device)
 
     def picture(spectrum: Tensor, scale: int) -> Tensor:
-        full: Tensor = torch.fft.irfft2(spectrum, s=(_WINDOW, _WINDOW))
-        index = (scale * shifts) % _WINDOW
+        full: Tensor = torch.fft.irfft2(spectrum, s=(WINDOW, WINDOW))
+        index = (scale * shifts) % WINDOW
         return full[..., index, :][..., index]
 
     cepstrum = [picture(white, scale) for scale in (1, 2)]
@@ -165,19 +143,19 @@ class BlurEstimator(nn.Module):
             nn.Sequential(*(Residual(width) for _ in range(count)))
             for width, count in zip(widths, blocks, strict=True)
         )
-        self.magnitude = nn.Conv2d(_WINDOW**2 // 2, widths[-1], 1)
+        self.magnitude = nn.Conv2d(WINDOW**2 // 2, widths[-1], 1)
         self.norm = ChannelNorm(widths[-1])
         self.psf = nn.Conv2d(widths[-1], PSF_SIDE**2, 1)
         self.kernel = KernelNet(widths[-1], _KERNEL_WIDTH)
         self.hidden = nn.Conv2d(widths[-1] + _KERNEL_WIDTH + 3, 64, 1)
-        self.rest = nn.Conv2d(64, _NOISE_BANDS + 1, 1)
+        self.rest = nn.Conv2d(64, NOISE_BANDS + 1, 1)
         zero_layer(self.rest)
 
     def forward(self, grey: Tensor) -> BlurField:
         """Estimate the blur of each cell of a photo of `spectral.grey`."""
         dtype = self.input.weight.dtype
         luma = (grey[:, :1] * 2 - 1).to(dtype)
-        features = spectral.window_features(grey, CELL)[:, : _WINDOW**2 // 2].to(dtype)
+        features = spectral.window_features(grey, CELL)[:, : WINDOW**2 // 2].to(dtype)
         luma, features = luma * float(self.spatial), features * float(self.frequency)
         h = self.blocks[0](self.input(F.pixel_unshuffle(luma, _UNSHUFFLE)))
         for level, down in enumerate(self.down, start=1):
@@ -190,8 +168,8 @@ class BlurEstimator(nn.Module):
         log_psf = F.log_softmax((logits + self.psf(h)).permute(0, 2, 3, 1).float(), -1)
         hidden = torch.cat((h, pictures, _extent(log_psf).permute(0, 3, 1, 2).to(dtype)), 1)
         rest = self.rest(F.silu(self.hidden(hidden))).permute(0, 2, 3, 1).float()
-        log_noise = _NOISE_GAIN * rest[..., :_NOISE_BANDS] + math.log(_NOISE)
-        return BlurField(log_psf, log_noise, rest[..., _NOISE_BANDS].tanh())
+        log_noise = _NOISE_GAIN * rest[..., :NOISE_BANDS] + math.log(_NOISE)
+        return BlurField(log_psf, log_noise, rest[..., NOISE_BANDS].tanh())
 
 
 def _extent(log_psf: Tensor) -> Tensor:
@@ -204,72 +182,3 @@ def _extent(log_psf: Tensor) -> Tensor:
     entropy = -(psf * log_psf).sum(-1) / math.log(PSF_SIDE**2)
     spread = torch.stack((vertical, horizontal), -1)
     return torch.cat((entropy[..., None], (spread + 1e-4).sqrt()), -1)
-
-
-def wiener(y: Tensor, blur: BlurField) -> Tensor:
-    """Windowed Wiener filter, g(y).
-
-    Hann windows of 64 px around each cell, overlap-added.
-
-    Args:
-        y: (B, 3, H, W), H and W multiples of 32, any range.
-        blur: of its cells.
-
-    Returns:
-        (B, 3, H, W).
-    """
-    height, width = y.shape[-2:]
-    rows = height // CELL
-    # Blur leaves means alone, so the filter gets what is above them: flat areas stay flat.
-    detail = y - F.interpolate(F.avg_pool2d(y, CELL), scale_factor=CELL, mode="bilinear")
-    padded = F.pad(detail, (_MARGIN,) * 4, mode="reflect")
-    taper = taper_weights(_WINDOW, "hann", y.dtype, y.device)
-    change = torch.zeros_like(padded)
-    row_values = y.shape[:2].numel() * _WINDOW**2 * (width // CELL)
-    step = rows if y.is_cuda else 2 * max(1, _VALUES_AT_ONCE // (2 * row_values))
-    for first in range(0, rows, step):
-        part = slice(first, min(first + step, rows))
-        span = slice(first * CELL, part.stop * CELL + 2 * _MARGIN)
-        windows = padded[:, :, span].unfold(2, _WINDOW, CELL).unfold(3, _WINDOW, CELL)
-        spectrum = torch.fft.rfft2(windows * (taper[:, None] * taper))
-        spectrum = spectrum * _filter_change(blur, part)[:, None]
-        filtered = torch.fft.irfft2(spectrum, s=(_WINDOW, _WINDOW))
-        # Every other window: side by side, without overlap.
-        for down, across in itertools.product((0, 1), repeat=2):
-            windows = filtered[:, :, down::2, across::2].transpose(3, 4)
-            top, left = (first + down) * CELL, across * CELL
-            size = (windows.shape[2] * _WINDOW, windows.shape[4] * _WINDOW)
-            change[:, :, top : top + size[0], left : left + size[1]].view_as(windows).add_(windows)
-    # Two windows overlap everywhere but at the border of the frame.
-    gains = [_border_gain(taper, length) for length in (height, width)]
-    return y + change[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN] * torch.outer(*gains)
-
-
-def _border_gain(taper: Tensor, length: int) -> Tensor:
-    """1 / the sum of the tapers along an axis."""
-    gain = taper.new_ones(length)
-    gain[:_MARGIN] = 1 / taper[_MARGIN:CELL]
-    gain[-_MARGIN:] = gain[:_MARGIN].flip(0)
-    return gain
-
-
-def _frequencies(device: torch.device) -> Tensor:
-    """Radial frequency (64, 33) of a window's half spectrum in cycles per pixel."""
-    fy = torch.fft.fftfreq(_WINDOW, device=device)[:, None]
-    return torch.hypot(fy, torch.fft.rfftfreq(_WINDOW, device=device))
-
-
-def _filter_change(blur: BlurField, rows: slice) -> Tensor:
-    """m (W - 1) of some rows of cells: (B, rows, C, 64, 33) complex."""
-    log_psf, log_noise, trust = blur.log_psf[:, rows], blur.log_noise[:, rows], blur.trust[:, rows]
-    kernels = log_psf.exp().reshape(*log_psf.shape[:-1], PSF_SIDE, PSF_SIDE)
-    pad = _WINDOW - PSF_SIDE
-    centred = F.pad(kernels, (0, pad, 0, pad)).roll((-PSF_RADIUS, -PSF_RADIUS), (-2, -1))
-    transfer = torch.fft.rfft2(centred)
-    knots = torch.arange(_NOISE_BANDS, device=trust.device)[:, None, None]
-    position = (2 * (_NOISE_BANDS - 1) * _frequencies(trust.device)).clamp(max=_NOISE_BANDS - 1)
-    hats = (1 - (position - knots).abs()).clamp_min(0)
-    noise = torch.exp(torch.tensordot(log_noise, hats, 1).clamp(-12, 8))
-    power = transfer.real.square() + transfer.imag.square()
-    filters: Tensor = (transfer.conj() + noise) / (power + noise)
-    return (filters - 1) * trust[..., None, None]

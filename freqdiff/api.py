@@ -15,6 +15,7 @@ from tqdm import tqdm
 from freqdiff.deblurrer import Deblurrer, load
 from freqdiff.errors import InputError
 from freqdiff.images import ImageInput, ImageOutput, OpenedImage, open_image
+from freqdiff.self_check import SelfCheck
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Details:
         model, steps, seed: as used.
         tiles: number of tiles per step.
         seconds: wall time of the model.
+        check: where and how the picture is blurred and how far the result is to be trusted, in
+            cells of 32 px; the maps are (h, w), or (B, h, w) for a batch. None where it was not
+            asked for, or by a model that does not estimate the blur.
     """
 
     image: ImageOutput
@@ -38,6 +42,7 @@ class Details:
     seed: int
     tiles: int
     seconds: float
+    check: SelfCheck | None = None
 
 
 @overload
@@ -94,7 +99,7 @@ def deblur(
         device: "auto", "cpu", "cuda", ...; ignored for a loaded model.
         progress: show a bar; by default only in a terminal and only for work of several tiles.
         callback: called with (done, total); an exception raised in it cancels the work.
-        return_details: return `Details` instead of the picture.
+        return_details: return `Details` instead of the picture, with a self-check of the result.
 
     Returns:
         The same kind as `image`; for a path a Pillow image (8 bit) or a NumPy array (16 bit,
@@ -114,6 +119,7 @@ def deblur(
         device=device,
         progress=progress,
         callback=callback,
+        check=return_details,
     )
     details = dataclasses.replace(details, image=opened.restore(rgb))
     return details if return_details else details.image
@@ -129,6 +135,7 @@ def deblur_opened(
     device: str = "auto",
     progress: bool | None = None,
     callback: Callable[[int, int], None] | None = None,
+    check: bool = False,
 ) -> tuple[Tensor, Details]:
     """`deblur` for a picture that was opened already; for what writes its own files.
 
@@ -156,6 +163,7 @@ def deblur_opened(
                 steps=used_steps,
                 seed=seed,
                 tile=None if tile == "auto" else tile,
+                check=check,
                 callback=report,
             )
             results.append(result)
@@ -172,7 +180,19 @@ def deblur_opened(
         seed=seed,
         tiles=results[0].tiles,
         seconds=sum(result.seconds for result in results),
+        check=_together([result.check for result in results]),
     )
+
+
+def _together(checks: list[SelfCheck | None]) -> SelfCheck | None:
+    """The maps of one picture, or those of a batch stacked."""
+    found = [check for check in checks if check is not None]
+    if not found:
+        return None
+    if len(found) == 1:
+        return found[0]
+    names = [field.name for field in dataclasses.fields(SelfCheck)]
+    return SelfCheck(*(torch.stack([getattr(check, name) for check in found]) for name in names))
 
 
 @functools.lru_cache(maxsize=2)

@@ -12,11 +12,20 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from freqdiff import __version__, cli_bench, cli_deblur, cli_evaluate, cli_info, cli_train
+from freqdiff import (
+    __version__,
+    cli_bench,
+    cli_deblur,
+    cli_evaluate,
+    cli_info,
+    cli_inspect,
+    cli_train,
+)
 from freqdiff.cli_base import INTERRUPTED, Parser, complain, debugging, sentence
 
 _COMMANDS = {
     "deblur": cli_deblur,
+    "inspect": cli_inspect,
     "evaluate": cli_evaluate,
     "train": cli_train,
     "info": cli_info,

@@ -26,7 +26,7 @@ from blursynth.camera import Camera
 from blursynth.physics import MARGIN, develop, expose
 from blursynth.psf import point_spread
 from blursynth.scene import Recipe, Scene, sample_scene, stack_scenes
-from freqdiff.anchor import PSF_RADIUS
+from freqdiff.blur_filter import PSF_RADIUS
 from freqdiff.errors import TrainingError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -37,6 +37,12 @@ _FILTERS = (
     Image.Resampling.HAMMING,
     Image.Resampling.NEAREST,
 )
+_SMOOTH_FILTERS = (
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.LANCZOS,
+)
+_MOST_ENLARGED = 2.0
 _CHUNK = {"cpu": 8, "cuda": 256}
 """Pairs that are blurred at once: what stays in the cache of a CPU; on a GPU the launches take as
 long for few as for many (H100: 64 at once, 1,650 crops of 256 px a second)."""
@@ -57,6 +63,9 @@ class DataConfig:
         candidates: places that are looked at for a crop; the most textured one is taken.
         min_scale: photos are shrunk to between `min_scale` and 1 of their size, log-uniformly.
         native: share of the crops that are not shrunk at all.
+        enlarged: share of the crops that are enlarged, up to twice, log-uniformly: so the sharp
+            photo is soft itself, as many are, and a deblurrer learns not to sharpen whatever it
+            sees.
         seed: of the whole stream.
         recipe: distribution of the blur.
     """
@@ -67,6 +76,7 @@ class DataConfig:
     candidates: int = 3
     min_scale: float = 0.1
     native: float = 0.25
+    enlarged: float = 0.2
     seed: int = 0
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
 
@@ -191,6 +201,9 @@ class PairBlocks(Dataset[_Item]):
         native = rng.random() < self.config.native
         shrink = 1.0 if native or shrink < 1.05 else min(shrink, min(photo.size) / side)
         resample = _FILTERS[int(rng.integers(len(_FILTERS)))]
+        if rng.random() < self.config.enlarged:
+            shrink = math.exp(-rng.uniform(0, math.log(_MOST_ENLARGED)))
+            resample = _SMOOTH_FILTERS[int(rng.integers(len(_SMOOTH_FILTERS)))]
         span = side * shrink
         places = [
             (int(rng.uniform(0, photo.width - span)), int(rng.uniform(0, photo.height - span)))

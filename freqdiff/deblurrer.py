@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdiff import self_check
 from freqdiff.checkpoint import load_model
 from freqdiff.denoiser import Denoiser
 from freqdiff.errors import FreqDiffError, InputError
 from freqdiff.sampler import FrameSampler
+from freqdiff.self_check import SelfCheck
 from freqdiff.tiling import smallest_tile
 
 _WHOLE_FRAME_PIXELS = {"cpu": 4_500_000, "cuda": 9_000_000}
@@ -36,12 +38,15 @@ class FrameResult:
         changed: False where the model had nothing to offer and `image` is the input.
         tiles: number of tiles.
         seconds: wall time.
+        check: where the photo is blurred and how far the result is to be trusted; None if it was
+            not asked for, or the model does not estimate the blur.
     """
 
     image: Tensor
     changed: bool
     tiles: int
     seconds: float
+    check: SelfCheck | None = None
 
 
 class Deblurrer(nn.Module):
@@ -96,6 +101,7 @@ class Deblurrer(nn.Module):
         seed: int = 0,
         tile: int | None = None,
         keep_band: bool = True,
+        check: bool = False,
         callback: Callable[[int, int], None] | None = None,
     ) -> FrameResult:
         """Deblur one photo.
@@ -107,6 +113,7 @@ class Deblurrer(nn.Module):
             tile: longest side of a tile in pixels; chosen by the size of the photo if None. The
                 result does not depend on it.
             keep_band: tie the mean colour of large cells to the input, see `tie_low_band`.
+            check: compare the result, blurred again, with the photo, see `self_check`.
             callback: called with (tiles done, tiles in all) over all steps; what it raises ends
                 the work.
 
@@ -123,7 +130,7 @@ class Deblurrer(nn.Module):
         largest = tile or _automatic_tile(image, smallest, self.device.type)
         while True:
             try:
-                result, tiles = self._sampler(image, steps, seed, largest, callback)
+                sample = self._sampler(image, steps, seed, largest, callback, check)
                 break
             except torch.OutOfMemoryError as error:
                 largest = min(largest, max(image.shape[-2:])) // 2
@@ -133,6 +140,7 @@ class Deblurrer(nn.Module):
                         "some, or use device='cpu' or a smaller model."
                     ) from error
                 torch.cuda.empty_cache()
+        result, blur = sample.image, sample.blur
         if not bool(torch.isfinite(result).all()):
             raise FreqDiffError(f"Model {self.name!r} gave values that are not finite.")
         image = image.to(result)
@@ -141,8 +149,11 @@ class Deblurrer(nn.Module):
         result = keep_flat(result, image)
         result = result.clamp_(0, 1)
         changed = _largest_change(result, image) >= _SMALLEST_CHANGE
-        kept = _to_cpu(result if changed else image.clone())
-        return FrameResult(kept, changed, tiles, time.perf_counter() - started)
+        result = result if changed else image.clone()
+        checked = None if blur is None else self_check.check(image, result, blur)
+        kept = _to_cpu(result)
+        seconds = time.perf_counter() - started
+        return FrameResult(kept, changed, sample.tiles, seconds, checked)
 
 
 def load(name: str = "tiny", device: str = "auto") -> Deblurrer:

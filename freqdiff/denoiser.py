@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from freqdiff import diffusion, spectral
-from freqdiff.anchor import BlurEstimator, BlurField, wiener
+from freqdiff.anchor import BlurEstimator
+from freqdiff.blur_filter import BlurField, wiener
 from freqdiff.model import ConditionMaps, FreqDiffUNet, ModelConfig
 
 
@@ -56,8 +57,9 @@ class Denoiser(nn.Module):
     def condition(self, y: Tensor) -> ConditionMaps:
         """Anchor, c_freq and the other maps of y (B, 3, H, W) in [-1, 1]; once per photo."""
         grey = spectral.grey(y.float())
-        maps: ConditionMaps = self.unet.condition(y, grey, self.anchor(y, grey)[0])
-        return maps
+        anchor, blur = self.anchor(y, grey)
+        maps: ConditionMaps = self.unet.condition(y, grey, anchor)
+        return dataclasses.replace(maps, blur=blur)
 
     def denoise(
         self, x_t: Tensor, t: Tensor, maps: ConditionMaps, origin: tuple[int, int] = (0, 0)

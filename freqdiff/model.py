@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdiff import diffusion, spectral
-from freqdiff.anchor import CELL
+from freqdiff.blur_filter import CELL, BlurField
 from freqdiff.layers import ChannelNorm, add_residual, add_to, zero_layer
 from freqdiff_kernels import ops
 
@@ -181,11 +181,13 @@ class ConditionMaps:
         anchor: (B, 3, H, W) what the diffusion starts from.
         levels: one (B, C_l, H / p_l, W / p_l) per encoder level of pitch p_l.
         embedding: (B, E) share of the global spectrum in the time embedding.
+        blur: what the anchor undid, of the whole frame; None for the photo itself.
     """
 
     anchor: Tensor
     levels: tuple[Tensor, ...]
     embedding: Tensor
+    blur: BlurField | None = None
 
     def crop(self, y: int, x: int, height: int, width: int) -> ConditionMaps:
         """The maps of the tile at pixel (y, x); all four multiples of the model's alignment."""

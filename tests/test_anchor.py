@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from toys import WIENER_TOY, photo, random_denoiser
 
-from freqdiff import anchor, spectral
-from freqdiff.anchor import CELL, PSF_RADIUS, PSF_SIDE, BlurField, wiener
+from freqdiff import anchor, blur_filter, spectral
+from freqdiff.blur_filter import CELL, PSF_RADIUS, PSF_SIDE, BlurField, wiener
 from freqdiff.denoiser import Denoiser
 from freqdiff.model import Condition
 
@@ -96,7 +96,7 @@ def test_memory_bounded_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert float((whole - y).abs().max()) > 1e-2
     row = 3 * 64**2 * (96 // CELL)
     for rows in (2, 4):
-        monkeypatch.setattr(anchor, "_VALUES_AT_ONCE", rows * row)
+        monkeypatch.setattr(blur_filter, "_VALUES_AT_ONCE", rows * row)
         torch.testing.assert_close(wiener(y, blur), whole, rtol=0, atol=1e-5)
 
 

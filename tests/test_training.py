@@ -26,7 +26,7 @@ from toys import SMALL_PAIRS as DATA
 from toys import TOY, WIENER_TOY, random_denoiser, write_photos
 
 from freqdiff import atomic, train
-from freqdiff.anchor import PSF_SIDE
+from freqdiff.blur_filter import PSF_SIDE
 from freqdiff.checkpoint import load_model
 from freqdiff.data import Pairs
 from freqdiff.denoiser import Denoiser
@@ -372,7 +372,7 @@ def test_time_budget(photos: Path, tmp_path: Path) -> None:
 def test_start_from_other_weights(photos: Path, tmp_path: Path) -> None:
     weights = random_denoiser(seed=5)
     training = begin(tmp_path, photos)
-    training.start_from(weights)
+    assert training.start_from(weights) == "weights"
     for name, value in training.averaged().named_parameters():
         assert torch.equal(value, dict(weights.named_parameters())[name])
     with pytest.raises(TrainingError, match="architecture is not that of 'toy'"):
@@ -407,3 +407,18 @@ def test_crop_must_fit_the_network(photos: Path, tmp_path: Path) -> None:
         match=r"^Model 'toy' cannot train on crops of 20 pixels: give a multiple of 8\.$",
     ):
         Training(tmp_path, photos, TOY, RECIPE, dataclasses.replace(DATA, crop=20))
+
+
+def test_start_from_the_blur_estimator_of_another_network(photos: Path, tmp_path: Path) -> None:
+    weights = random_denoiser(WIENER_TOY)
+    wider = dataclasses.replace(WIENER_TOY, embedding=32)
+    data = dataclasses.replace(DATA, crop=32)
+    training = Training(tmp_path, photos, wider, RECIPE, data)
+    before = training.model.unet.input_y.weight.clone()
+    assert training.start_from(weights) == "blur estimator"
+    given = weights.state_dict()
+    for name, value in training.model.named_parameters():
+        if name.startswith("blur."):
+            assert torch.equal(value, given[name])
+            assert torch.equal(training.ema[name], given[name])
+    assert torch.equal(training.model.unet.input_y.weight, before)

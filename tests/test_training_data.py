@@ -14,7 +14,7 @@ from toys import CALM, picture, write_photos
 from toys import SMALL_PAIRS as DATA
 
 from blursynth.sensor import linear_to_srgb, srgb_to_linear
-from freqdiff.anchor import PSF_RADIUS, PSF_SIDE
+from freqdiff.blur_filter import PSF_RADIUS, PSF_SIDE
 from freqdiff.data import PairBlocks, batches, list_photos
 from freqdiff.errors import TrainingError
 
@@ -39,7 +39,7 @@ def test_stream_is_a_function_of_seed_and_step(photos: Path) -> None:
     whole = take(0, 10)
     assert whole[0].shape == (4, 2 * 3 * 16 * 16 + PSF_SIDE**2)
     assert float(whole[0].abs().max()) <= 1
-    for first, workers in ((0, 1), (3, 0), (4, 0), (6, 1)):
+    for first, workers in ((0, 1), (3, 0), (4, 0), (6, 2)):
         for ours, expected in zip(take(first, 10 - first, workers), whole[first:], strict=True):
             assert torch.equal(ours, expected)
     assert not torch.equal(take(0, 1, seed=1)[0], whole[0])
@@ -57,6 +57,27 @@ def test_pairs_are_aligned_and_blurred(photos: Path) -> None:
     assert errors[0] < 0.7 * min(errors[1:])
     fine = [float(v.diff(dim=3).abs().mean()) for v in (blurred, sharp)]
     assert fine[0] < 0.8 * fine[1]
+
+
+def test_enlarged_crops_are_soft(photos: Path) -> None:
+    def detail(**settings: float) -> float:
+        data = dataclasses.replace(DATA, crop=64, pairs_per_block=16, **settings)
+        sharp = PairBlocks(photos, data).pairs(0).sharp.float()
+        return float(sharp.diff(dim=3).square().mean())
+
+    assert detail(native=1.0, enlarged=1.0) < 0.7 * detail(native=1.0, enlarged=0.0)
+
+
+def test_crops_hardly_depend_on_how_photos_are_shrunk(tmp_path: Path) -> None:
+    """Photos are halved before the resampling filter of a crop is applied."""
+    Image.fromarray(picture(600, 800)).save(tmp_path / "large.png")
+    data = dataclasses.replace(DATA, pairs_per_block=16, min_scale=0.1, native=0.0, enlarged=0.0)
+    pairs = PairBlocks(tmp_path, data)
+    halved = pairs.sharp(0).crops
+    (levels,) = pairs._cache.values()
+    del levels[1:]
+    difference = (halved.float() - pairs.sharp(0).crops.float()).abs()
+    assert 0 < float(difference.mean()) < 2
 
 
 def test_kernels_explain_the_blur(photos: Path) -> None:

@@ -1,0 +1,118 @@
+"""`freqdiff inspect`: how a photo is blurred, and how far its result is to be trusted."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freqdiff.cli_base import add_model_options
+from freqdiff.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from freqdiff.self_check import SelfCheck
+
+SUMMARY = "tell how a photo is blurred and how far its result is to be trusted"
+USAGE = "PHOTO [-o MAPS.png] [options]"
+EXAMPLES = """\
+examples:
+  freqdiff inspect photo.jpg
+  freqdiff inspect photo.jpg -o maps.png --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("photo", metavar="PHOTO")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="PNG",
+        help="picture of the blur, and of the confidence from red to green",
+    )
+    add_model_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Deblur, check, report; returns the exit code."""
+    from freqdiff.api import deblur_opened
+    from freqdiff.atomic import write_atomically
+    from freqdiff.check_picture import draw_check
+    from freqdiff.deblurrer import load
+    from freqdiff.images import open_image
+
+    if arguments.output is not None and arguments.output.suffix.lower() != ".png":
+        raise OutputError(f"{arguments.output} has another ending than .png: the maps are a PNG.")
+    opened = open_image(arguments.photo)
+    model = load(arguments.model, arguments.device)
+    _, details = deblur_opened(
+        opened,
+        model=model,
+        steps=arguments.steps,
+        seed=arguments.seed,
+        tile=arguments.tile,
+        check=True,
+    )
+    if details.check is None:
+        raise InputError(
+            f"Model {model.name!r} does not estimate the blur: choose one whose anchor is 'wiener'."
+        )
+    facts = {
+        "photo": arguments.photo,
+        "width": opened.rgb.shape[-1],
+        "height": opened.rgb.shape[-2],
+        "model": model.name,
+        "changed": details.changed,
+        **summary(details.check),
+        "maps": None if arguments.output is None else str(arguments.output),
+        "notes": list(details.notes),
+    }
+    if arguments.output is not None:
+        buffer = io.BytesIO()
+        draw_check(opened.rgb[0], details.check).save(buffer, "PNG")
+        write_atomically(arguments.output, buffer.getvalue())
+    print(json.dumps(facts, indent=2) if arguments.json else describe(facts))
+    return 0
+
+
+def summary(check: SelfCheck) -> dict[str, Any]:
+    """Numbers of the whole photo.
+
+    Returns:
+        Medians of the blur's length and width in pixels, the mean direction in degrees and how
+        much the directions agree (0 to 1), the mean expected error in levels of 255, and the share
+        of the photo where the confidence is above one half.
+    """
+    import torch
+
+    turn = torch.deg2rad(2 * check.angle_deg)
+    extent = check.length_px - check.width_px
+    x, y = float((extent * turn.cos()).sum()), float((extent * turn.sin()).sum())
+    mean = torch.rad2deg(torch.atan2(torch.tensor(y), torch.tensor(x))) / 2 % 180
+    return {
+        "length_px": round(float(check.length_px.median()), 1),
+        "width_px": round(float(check.width_px.median()), 1),
+        "angle_deg": round(float(mean), 0),
+        "agreement": round((x * x + y * y) ** 0.5 / max(float(extent.sum()), 1e-9), 2),
+        "expected_error": round(255 * float(check.expected_error.mean()), 2),
+        "confident_share": round(float((check.confidence > 0.5).float().mean()), 3),
+    }
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The summary for people."""
+    lines = [f"{facts['photo']} ({facts['width']}x{facts['height']}), model {facts['model']}"]
+    along = f"{facts['length_px']:.1f} px along, {facts['width_px']:.1f} px across"
+    if facts["agreement"] > 0.5:
+        along += f", mostly at {facts['angle_deg']:.0f} degrees (0: level, 90: upright)"
+    lines.append(f"blur     {along}")
+    lines.append(
+        f"result   expected to be {facts['expected_error']:.1f} levels of 255 off in the mean; "
+        f"below 5 levels in {100 * facts['confident_share']:.0f}% of the photo"
+    )
+    if facts["maps"]:
+        lines.append(f"maps     {facts['maps']}")
+    return "\n".join([*lines, *(f"note     {note}" for note in facts["notes"])])

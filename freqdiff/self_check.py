@@ -1,0 +1,84 @@
+"""What the estimated blur tells of a result: where and how the photo is blurred, and how far the
+result is to be trusted.
+
+Blurred again by the estimated kernels, a good result is the photo that came in. What is left of the
+difference, and how much was changed at all, predict the error of the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from freqdiff.blur_filter import CELL, PSF_RADIUS, PSF_SIDE, BlurField, reblur
+
+_FLOOR = 1e-3
+_CHANGE_POWER, _RESIDUAL_POWER, _FACTOR = 0.27, 0.77, 3.1
+"""Least squares in logarithms over the cells of 64 blurred crops of training photos, shipped tiny;
+on held-out ones the rank correlation with the true error is 0.88 (residual alone 0.85)."""
+_HALF = 5 / 255
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfCheck:
+    """Maps with one value for each cell of 32 px of a photo, (h, w) float32 on the CPU.
+
+    The kernels are taken for even straight paths, so that an out-of-focus disk of diameter d has a
+    length and a width of 0.87 d.
+
+    Attributes:
+        length_px: extent of the estimated blur along its longest axis, in pixels.
+        width_px: extent across it.
+        angle_deg: direction of the longest axis in the picture, 0 .. 180: 0 is horizontal, 90
+            vertical, 45 falls to the right. Arbitrary where length and width are alike.
+        expected_error: root mean square of the result's error, in [0, 1] of the range of values.
+        confidence: 1 where no error is expected, 0.5 where it is 5 levels of 255.
+    """
+
+    length_px: Tensor
+    width_px: Tensor
+    angle_deg: Tensor
+    expected_error: Tensor
+    confidence: Tensor
+
+
+def check(photo: Tensor, result: Tensor, blur: BlurField) -> SelfCheck:
+    """Compare a result, blurred again, with the photo that it was made of.
+
+    Args:
+        photo, result: (1, 3, H, W) in [0, 1], on the device of `blur`.
+        blur: what the model estimated for the photo, a cell for each 32 px begun.
+    """
+    size = [CELL * count for count in blur.trust.shape[1:]]
+    padding = (0, size[1] - photo.shape[-1], 0, size[0] - photo.shape[-2])
+    photo, result = (F.pad(values, padding, mode="replicate") for values in (photo, result))
+    residual = _cell_rms(reblur(result, blur) - photo)
+    change = _cell_rms(result - photo)
+    factors = (change + _FLOOR) ** _CHANGE_POWER * (residual + _FLOOR) ** _RESIDUAL_POWER
+    error = (_FACTOR * factors - _FACTOR * _FLOOR ** (_CHANGE_POWER + _RESIDUAL_POWER)).clamp_min(0)
+    length, width, angle = _axes(blur.log_psf[0])
+    maps = (length, width, angle, error, _HALF / (_HALF + error))
+    return SelfCheck(*(values.float().cpu() for values in maps))
+
+
+def _cell_rms(values: Tensor) -> Tensor:
+    """(1, 3, H, W) -> root mean squares of the cells (h, w)."""
+    return F.avg_pool2d(values.square().mean(1, keepdim=True), CELL)[0, 0].sqrt()
+
+
+def _axes(log_psf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Length, width and angle (h, w) of kernels (h, w, 33 * 33) by their second moments."""
+    kernels = log_psf.exp().reshape(*log_psf.shape[:-1], PSF_SIDE, PSF_SIDE)
+    line = torch.arange(-PSF_RADIUS, PSF_RADIUS + 1, device=kernels.device, dtype=kernels.dtype)
+    down, across = kernels.sum(-1), kernels.sum(-2)
+    y, x = ((sums * line).sum(-1) for sums in (down, across))
+    yy, xx = ((sums * line**2).sum(-1) for sums in (down, across))
+    yx = (kernels * (line[:, None] * line)).sum((-2, -1)) - y * x
+    yy, xx = yy - y * y, xx - x * x
+    spread = torch.hypot(yy - xx, 2 * yx)
+    length, width = ((6 * (yy + xx + sign * spread)).clamp_min(0).sqrt() for sign in (1, -1))
+    angle = torch.rad2deg(torch.atan2(2 * yx, xx - yy) / 2)
+    return length, width, torch.remainder(angle, 180)
