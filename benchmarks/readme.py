@@ -67,6 +67,20 @@ def quality() -> list[str]:
     return [*lines, "", source(read("evaluate_validation"))]
 
 
+def self_check() -> list[str]:
+    """How well a result knows where it is wrong."""
+    if not (row := read("self_check")):
+        return []
+    return [
+        f"Over the {row['cells']} cells of {row['crops']} blurred crops of held-out photos, the "
+        f"expected error goes with the true one with a rank correlation of "
+        f"{row['rank_correlation']:.2f}; in the mean it is {row['mean_expected_error']:.1f} levels "
+        f"of 255, and the true one {row['mean_error']:.1f}.",
+        "",
+        source(row["provenance"]),
+    ]
+
+
 def speed() -> list[str]:
     """Whole photos on the CPU and, if measured, on a GPU."""
     lines = [
@@ -81,7 +95,7 @@ def speed() -> list[str]:
         lines.append(f"| {photo} | {row['steps']} | {device} | {row['median_s']:.2f} | {memory} |")
     if not results[1]:
         lines.append("| any | | GPU | not measured | |")
-    return [*lines, "", *(source(rows[0]["provenance"]) for rows in results if rows)]
+    return [*lines, *sources(results)]
 
 
 def engines() -> list[str]:
@@ -170,7 +184,7 @@ def synthesis() -> list[str]:
         lines.append(f"| {what} | {case} | {device} | {speed} | {memory} |")
     if not results[1]:
         lines.append("| any | | GPU | not measured | |")
-    return [*lines, "", *(source(rows[0]["provenance"]) for rows in results if rows)]
+    return [*lines, *sources(results)]
 
 
 def trainings() -> list[str]:
@@ -213,7 +227,12 @@ def kernels() -> list[str]:
         lines.append(f"| {row['op']} | {case} | {device} | {ratio:.1f} | {against} |")
     if not results[1]:
         lines.append("| all | | GPU | not measured | |")
-    return [*lines, "", *(source(rows[0]["provenance"]) for rows in results if rows)]
+    return [*lines, *sources(results)]
+
+
+def sources(results: list[list[dict[str, Any]]]) -> list[str]:
+    """Where the numbers of a table of several devices come from."""
+    return [line for rows in results if rows for line in ("", source(rows[0]["provenance"]))]
 
 
 def source(provenance: dict[str, Any]) -> str:
@@ -229,6 +248,7 @@ def render(text: str) -> str:
     """The README with its tables replaced."""
     tables = {
         "quality": quality(),
+        "check": self_check(),
         "trainings": trainings(),
         "engines": engines(),
         "family": family(),

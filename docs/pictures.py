@@ -13,8 +13,10 @@ from matplotlib.axes import Axes
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+import freqdiff
 from blursynth import Camera, Conditions, Hand, shot, synthesize
 from blursynth.psf_picture import draw_kernels
+from freqdiff.check_picture import draw_check
 from freqdiff.sampling import ddim, frame_noise
 from freqdiff_kernels import ops
 
@@ -195,6 +197,17 @@ def blursynth_kernels() -> None:
     draw_kernels(scene, size).save(TARGET / "blursynth_kernels.png", optimize=True)
 
 
+def self_check(image: Tensor) -> None:
+    """The photo as a part of a frame whose camera shook, out of focus, as the model sees it."""
+    camera = Camera(focal_mm=50, exposure_s=1 / 6, focus_distance_m=2, f_number=5.6)
+    scene = {"frame_size": (2160, 3840), "origin": (888, 1632)}
+    hand = Conditions(hand=Hand(drift_deg_s=1.5))
+    blurred = synthesize(image, camera, seed=4, conditions=hand, **scene).blurred  # type: ignore[arg-type]
+    result = freqdiff.load("tiny", "cpu").restore(blurred[None], check=True)
+    assert result.check is not None
+    draw_check(blurred, result.check).save(TARGET / "self_check.jpg", quality=85)
+
+
 def main() -> None:
     """Draw all of them."""
     matplotlib.use("Agg")
@@ -208,6 +221,7 @@ def main() -> None:
     filter_grid(image)
     blursynth_settings(image)
     blursynth_kernels()
+    self_check(image)
 
 
 if __name__ == "__main__":

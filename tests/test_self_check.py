@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,20 @@ def test_details_hold_the_check() -> None:
     plain = Deblurrer(random_denoiser(TOY), "toy")
     assert freqdiff.deblur(photo(70, 100), model=plain, return_details=True).check is None
     assert model.restore(photo(70, 100)[None]).check is None
+
+
+def test_the_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    from benchmarks import self_check as benchmark
+
+    pixels = (photo(400, 400) * 255).byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    output = tmp_path / "row.json"
+    arguments = ["self_check", "--sharp", str(tmp_path), "--count", "2", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    benchmark.main()
+    row = json.loads(output.read_text())
+    assert (row["crops"], row["cells"]) == (2, 2 * 8 * 8)
+    assert -1 <= row["rank_correlation"] <= 1
+    assert 0 < row["mean_error"] < 255
