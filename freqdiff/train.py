@@ -24,7 +24,7 @@ from freqdiff.checkpoint import save_model
 from freqdiff.data import DataConfig, PairBlocks, Pairs, batches
 from freqdiff.denoiser import Denoiser, Prediction
 from freqdiff.errors import TrainingError
-from freqdiff.info import device_name
+from freqdiff.info import cpu_features, device_name
 from freqdiff.loss import training_loss
 from freqdiff.model import ModelConfig
 from freqdiff.progress import Progress
@@ -36,6 +36,12 @@ _RATE_STEPS = 100
 """Steps over which the speed is measured."""
 _KEPT_BACK = 0.97
 """Share of the time left that is planned with; validations take some."""
+
+
+def _fast_in_bf16() -> bool:
+    """On a GPU, and on CPUs with AMX: 1.7 times as fast there (tiny, 8 crops of 256 px)."""
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU") == "true" or not torch.cuda.is_available()
+    return "amx_bf16" in cpu_features() if on_cpu else True
 
 
 def _same_shapes(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
@@ -66,7 +72,7 @@ class Training:
         self.accelerator = Accelerator(
             log_with="tensorboard",
             project_dir=str(self.folder),
-            mixed_precision="bf16" if torch.cuda.is_available() else "no",
+            mixed_precision="bf16" if _fast_in_bf16() else "no",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         torch.manual_seed(config.seed)
