@@ -1,6 +1,6 @@
-// extract_tiles and stitch_tiles on the device. A thread owns one column of the result and walks
-// down its rows, so that where a column comes from is found once; neighbouring threads write
-// neighbouring values. The meaning is in kernels/reference.py.
+// extract_tiles and stitch_tiles on the device. A thread owns one column of the result, or four
+// side by side, and walks down its rows, so that where a column comes from is found once;
+// neighbouring threads write neighbouring values. The meaning is in kernels/reference.py.
 
 #pragma once
 
@@ -13,8 +13,12 @@
 namespace freqdiff {
 
 constexpr int kTileThreads = 256;
-// Rows whose loads are under way at the same time, for the latency of memory; not timed.
-constexpr int kTileBatch = 8;
+// Rows whose loads are under way at the same time, for the latency of memory; not timed. Fewer of
+// several columns each, for their registers.
+template <int kColumns>
+constexpr int kTileBatch = kColumns == 1 ? 8 : 4;
+// Columns of a thread where memory is laid out for it; not timed.
+constexpr int kWideColumns = 4;
 // What fits in the parameters of a kernel (4 KiB); more takes several launches.
 constexpr int kTileSegments = 96, kTileStarts = 128;
 
@@ -24,30 +28,47 @@ struct Placement {
   int64_t stride_tile, stride_channel, stride_row, stride_column;  // in elements
 };
 
-// Values of kTileBatch rows at `offset` elements from the starts of the rows.
-template <typename S>
+// Values side by side, read and written at once.
+template <typename T, int kColumns>
+struct alignas(sizeof(T) * kColumns) TilePack {
+  T values[kColumns];
+};
+
+// Values of some columns in kTileBatch rows at `offset` elements from the starts of the rows.
+template <typename S, int kColumns>
 __device__ __forceinline__ void read_rows(const Placement& from, const int64_t* rows,
-                                          int64_t offset, S* values) {
+                                          int64_t offset,
+                                          S (&values)[kTileBatch<kColumns>][kColumns]) {
   with_type_of<S>(from.dtype, [&](auto type) {
-    using T = decltype(type);
-    const T* source = as<T>(static_cast<const void*>(from.data)) + offset;
-    T stored[kTileBatch];
+    using Pack = TilePack<decltype(type), kColumns>;
+    const auto* source = as<decltype(type)>(static_cast<const void*>(from.data)) + offset;
+    Pack stored[kTileBatch<kColumns>];
 #pragma unroll
-    for (int i = 0; i < kTileBatch; ++i) stored[i] = source[rows[i]];
+    for (int i = 0; i < kTileBatch<kColumns>; ++i) {
+      stored[i] = *reinterpret_cast<const Pack*>(source + rows[i]);
+    }
 #pragma unroll
-    for (int i = 0; i < kTileBatch; ++i) values[i] = widen(stored[i]);
+    for (int i = 0; i < kTileBatch<kColumns>; ++i) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) values[i][j] = widen(stored[i].values[j]);
+    }
   });
 }
 
-template <typename S>
+template <typename S, int kColumns>
 __device__ __forceinline__ void write_rows(const Placement& to, int64_t offset, int count, S scale,
-                                           S shift, const S* values) {
+                                           S shift,
+                                           const S (&values)[kTileBatch<kColumns>][kColumns]) {
   with_stored_type(to.dtype, [&](auto type) {
     using T = decltype(type);
+    using Pack = TilePack<T, kColumns>;
     T* target = as<T>(to.data) + offset;
 #pragma unroll
-    for (int i = 0; i < kTileBatch; ++i) {
-      if (i < count) target[i * to.stride_row] = narrow<T>(values[i] * scale + shift);
+    for (int i = 0; i < kTileBatch<kColumns>; ++i) {
+      Pack pack;
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) pack.values[j] = narrow<T>(values[i][j] * scale + shift);
+      if (i < count) *reinterpret_cast<Pack*>(target + i * to.stride_row) = pack;
     }
   });
 }
@@ -100,11 +121,11 @@ __global__ void __launch_bounds__(kTileThreads) extract_tiles_kernel(ExtractLaun
   const int64_t number =
       int64_t(job.first_row + grid_row) * job.grid_columns + job.first_column + grid_column;
   const int64_t target = number * job.tiles.stride_tile + value;
-  for (int row = 0; row < kExtractRows && first + row < job.tile_height; row += kTileBatch) {
-    S values[kTileBatch];
-    read_rows<S>(job.image, rows + row, source, values);
-    write_rows<S>(job.tiles, target + int64_t(first + row) * job.tiles.stride_row,
-                  job.tile_height - first - row, S(job.scale), S(job.shift), values);
+  for (int row = 0; row < kExtractRows && first + row < job.tile_height; row += kTileBatch<1>) {
+    S values[kTileBatch<1>][1];
+    read_rows<S, 1>(job.image, rows + row, source, values);
+    write_rows<S, 1>(job.tiles, target + int64_t(first + row) * job.tiles.stride_row,
+                     job.tile_height - first - row, S(job.scale), S(job.shift), values);
   }
 }
 
@@ -162,7 +183,9 @@ static_assert(sizeof(StitchLaunch) <= 4096, "the parameters of a kernel");
 // Where a pixel of one axis comes from: first + weight (second - first).
 struct PixelSource {
   int32_t tile, offset, next_offset;
-  float weight;
+  int32_t step, band;  // of the weight; no second where the band is 0
+
+  __device__ __forceinline__ float weight(int ahead = 0) const;
 };
 
 __device__ __forceinline__ double cosine_of_pi(double x) {
@@ -171,6 +194,10 @@ __device__ __forceinline__ double cosine_of_pi(double x) {
 #else
   return cos(3.14159265358979323846 * x);
 #endif
+}
+
+__device__ __forceinline__ float PixelSource::weight(int ahead) const {
+  return band == 0 ? 0.0f : float(0.5 - 0.5 * cosine_of_pi((step + ahead + 0.5) / band));
 }
 
 __device__ inline PixelSource find_source(const StitchAxis& axis, int position) {
@@ -185,11 +212,10 @@ __device__ inline PixelSource find_source(const StitchAxis& axis, int position) 
   }
   const TileSegment segment = axis.segments[low];
   const int inside = position - segment.begin;
-  if (segment.next_offset < 0) return {segment.tile, segment.offset + inside, 0, 0.0f};
+  if (segment.next_offset < 0) return {segment.tile, segment.offset + inside, 0, 0, 0};
   const int band = axis.tile_size - (segment.offset - segment.next_offset) - 2 * axis.margin;
   const int k = segment.next_offset + inside - axis.margin;
-  return {segment.tile, segment.offset + inside, segment.next_offset + inside,
-          float(0.5 - 0.5 * cosine_of_pi((k + 0.5) / band))};
+  return {segment.tile, segment.offset + inside, segment.next_offset + inside, k, band};
 }
 
 constexpr int kStitchRows = 16;
@@ -200,20 +226,28 @@ struct StitchRows {
 };
 
 // The pixels of kTileBatch rows of one row of tiles.
-template <typename S>
+template <typename S, int kColumns>
 __device__ __forceinline__ void blend_along_x(const StitchLaunch& job, const int64_t* rows,
-                                              int64_t first, int64_t second, S weight, S* values) {
-  read_rows<S>(job.tiles, rows, first, values);
-  if (weight != S(0)) {
-    S others[kTileBatch];
-    read_rows<S>(job.tiles, rows, second, others);
+                                              int64_t first, int64_t second, bool blended,
+                                              const S (&weights)[kColumns],
+                                              S (&values)[kTileBatch<kColumns>][kColumns]) {
+  read_rows<S, kColumns>(job.tiles, rows, first, values);
+  if (blended) {
+    S others[kTileBatch<kColumns>][kColumns];
+    read_rows<S, kColumns>(job.tiles, rows, second, others);
 #pragma unroll
-    for (int i = 0; i < kTileBatch; ++i) values[i] += weight * (others[i] - values[i]);
+    for (int i = 0; i < kTileBatch<kColumns>; ++i) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+        values[i][j] += weights[j] * (others[i][j] - values[i][j]);
+      }
+    }
   }
 }
 
-// Columns of the result are values of interleaved pixels, or pixels whose channels come in turn.
-template <typename S, bool kInterleaved>
+// Columns of the result are values of interleaved pixels, or pixels whose channels come in turn;
+// those of a thread come from the same tiles.
+template <typename S, bool kInterleaved, int kColumns = 1>
 __global__ void __launch_bounds__(kTileThreads) stitch_tiles_kernel(StitchLaunch job) {
   StitchRows& rows = *dynamic_shared<StitchRows>();
   const int top = job.rows.begin + int(blockIdx.x / job.column_blocks) * kStitchRows;
@@ -223,19 +257,21 @@ __global__ void __launch_bounds__(kTileThreads) stitch_tiles_kernel(StitchLaunch
     const PixelSource source = find_source(job.rows, top + min(int(threadIdx.x), height - 1));
     const int64_t tile = int64_t(source.tile) * job.grid_columns * job.tiles.stride_tile;
     rows.first[threadIdx.x] = tile + source.offset * job.tiles.stride_row;
-    rows.second[threadIdx.x] = source.weight == 0.0f
-                                   ? rows.first[threadIdx.x]
-                                   : tile + job.grid_columns * job.tiles.stride_tile +
-                                         source.next_offset * job.tiles.stride_row;
-    rows.weights[threadIdx.x] = source.weight;
+    rows.second[threadIdx.x] = source.band == 0 ? rows.first[threadIdx.x]
+                                                : tile + job.grid_columns * job.tiles.stride_tile +
+                                                      source.next_offset * job.tiles.stride_row;
+    rows.weights[threadIdx.x] = source.weight();
   }
   __syncthreads();
 
   const int repeats = kInterleaved ? job.channels : 1;
   const int value = int(blockIdx.x % job.column_blocks) * kTileThreads + int(threadIdx.x);
-  const int x = job.columns.begin + value / repeats;
+  const int x = job.columns.begin + value / repeats * kColumns;
   if (x >= job.columns.end) return;
   const PixelSource column = find_source(job.columns, x);
+  S weights[kColumns];
+#pragma unroll
+  for (int j = 0; j < kColumns; ++j) weights[j] = S(column.weight(j));
   int64_t first = column.tile * job.tiles.stride_tile + column.offset * job.tiles.stride_column;
   int64_t second =
       (column.tile + 1) * job.tiles.stride_tile + column.next_offset * job.tiles.stride_column;
@@ -247,24 +283,30 @@ __global__ void __launch_bounds__(kTileThreads) stitch_tiles_kernel(StitchLaunch
   target += channel * job.image.stride_channel;
   for (; channel <= last_channel; ++channel) {
 #pragma unroll 1
-    for (int row = 0; row < height; row += kTileBatch) {
-      S values[kTileBatch];
-      blend_along_x<S>(job, rows.first + row, first, second, S(column.weight), values);
+    for (int row = 0; row < height; row += kTileBatch<kColumns>) {
+      S values[kTileBatch<kColumns>][kColumns];
+      blend_along_x<S, kColumns>(job, rows.first + row, first, second, column.band != 0, weights,
+                                 values);
       bool blended = false;
 #pragma unroll
-      for (int i = 0; i < kTileBatch; ++i) blended |= rows.weights[row + i] != 0.0f;
+      for (int i = 0; i < kTileBatch<kColumns>; ++i) blended |= rows.weights[row + i] != 0.0f;
       if (blended) {
-        S lower[kTileBatch];
-        blend_along_x<S>(job, rows.second + row, first, second, S(column.weight), lower);
+        S lower[kTileBatch<kColumns>][kColumns];
+        blend_along_x<S, kColumns>(job, rows.second + row, first, second, column.band != 0, weights,
+                                   lower);
 #pragma unroll
-        for (int i = 0; i < kTileBatch; ++i) {
+        for (int i = 0; i < kTileBatch<kColumns>; ++i) {
           // Without the choice an infinity would become NaN in the rows that are not blended.
           const S weight = S(rows.weights[row + i]);
-          values[i] = weight == S(0) ? values[i] : values[i] + weight * (lower[i] - values[i]);
+#pragma unroll
+          for (int j = 0; j < kColumns; ++j) {
+            const S value = values[i][j];
+            values[i][j] = weight == S(0) ? value : value + weight * (lower[i][j] - value);
+          }
         }
       }
-      write_rows<S>(job.image, target + (top + row) * job.image.stride_row, height - row,
-                    S(job.scale), S(job.shift), values);
+      write_rows<S, kColumns>(job.image, target + (top + row) * job.image.stride_row, height - row,
+                              S(job.scale), S(job.shift), values);
     }
     first += job.tiles.stride_channel;
     second += job.tiles.stride_channel;
@@ -287,21 +329,43 @@ inline size_t fill_axis(const std::vector<Segment>& segments, size_t first, Stit
   return last;
 }
 
+// Whether rows of one kind of storage can be read or written several columns at a time.
+inline bool is_wide(const Placement& at) {
+  const int64_t strides = at.stride_tile | at.stride_channel | at.stride_row;
+  const auto address = reinterpret_cast<uintptr_t>(at.data);
+  return at.stride_column == 1 && strides % kWideColumns == 0 &&
+         address % uintptr_t(kWideColumns * bytes_of(at.dtype)) == 0;
+}
+
+// Whether all groups of columns begin at whole groups in each tile that they come from.
+inline bool is_wide(const std::vector<Segment>& columns) {
+  int64_t places = 0;
+  for (const Segment& segment : columns) {
+    places |= segment.begin | segment.end | segment.offset;
+    if (segment.blend) places |= segment.next_offset;
+  }
+  return places % kWideColumns == 0;
+}
+
 inline cudaError_t run_stitch_tiles(StitchLaunch job, const std::vector<Segment>& rows,
                                     const std::vector<Segment>& columns, cudaStream_t stream) {
   if (job.channels == 0) return cudaSuccess;
-  const bool wide = job.tiles.dtype == Dtype::kFloat64;
+  const bool both_float = job.tiles.dtype != Dtype::kFloat64 && job.image.dtype != Dtype::kFloat64;
   const bool interleaved = job.channels > 1 && job.image.stride_channel == 1;
+  const bool wide =
+      both_float && !interleaved && is_wide(job.tiles) && is_wide(job.image) && is_wide(columns);
+  const bool exact = job.tiles.dtype == Dtype::kFloat64;
   auto* kernel =
-      interleaved
-          ? (wide ? &stitch_tiles_kernel<double, true> : &stitch_tiles_kernel<float, true>)
-          : (wide ? &stitch_tiles_kernel<double, false> : &stitch_tiles_kernel<float, false>);
+      interleaved ? (exact ? &stitch_tiles_kernel<double, true> : &stitch_tiles_kernel<float, true>)
+      : wide      ? &stitch_tiles_kernel<float, false, kWideColumns>
+      : exact     ? &stitch_tiles_kernel<double, false>
+                  : &stitch_tiles_kernel<float, false>;
   for (size_t top = 0; top < rows.size();) {
     top = fill_axis(rows, top, job.rows);
     for (size_t left = 0; left < columns.size();) {
       left = fill_axis(columns, left, job.columns);
-      const int64_t values =
-          int64_t(job.columns.end - job.columns.begin) * (interleaved ? job.channels : 1);
+      const int64_t values = int64_t(job.columns.end - job.columns.begin) *
+                             (interleaved ? job.channels : 1) / (wide ? kWideColumns : 1);
       job.column_blocks = int32_t((values + kTileThreads - 1) / kTileThreads);
       const int row_blocks = (job.rows.end - job.rows.begin + kStitchRows - 1) / kStitchRows;
       const cudaError_t error = launch(kernel, unsigned(row_blocks) * unsigned(job.column_blocks),

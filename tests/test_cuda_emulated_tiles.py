@@ -102,6 +102,47 @@ def test_dtype_pairs(compiled: Library, source: torch.dtype, target: torch.dtype
             assert_as_precise(result, expected, exact)
 
 
+@pytest.mark.parametrize("target", DTYPES, ids=str)
+@pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.uint8], ids=str)
+def test_several_columns_at_a_time(
+    compiled: Library, source: torch.dtype, target: torch.dtype
+) -> None:
+    """Everything begins at multiples of four, but for one of the starts, a row or the pointer."""
+    top = 1.0 if source.is_floating_point else float(torch.iinfo(source).max)
+    scale = 1.2 * (1.0 if target.is_floating_point else torch.iinfo(target).max) / top
+    for ys, xs, size, margin in (
+        ([0, 7], [0, 12, 28], (19, 48), 0),
+        ([-4, 0], [-4, 8], (8, 24), 4),
+        ([0, 8], [0, 13, 28], (20, 48), 0),
+    ):
+        stored = photo(2 * len(xs), 3, 12, 20, dtype=source)
+        shifted = torch.zeros(stored.numel() + 1, dtype=source)
+        shifted[1:] = stored.flatten()
+        options = ((ys, xs), size, margin)
+        plain = (ys, xs, size, margin)
+        expected = reference.stitch_tiles(stored, *plain, target, scale, -0.1, False)
+        exact = reference.stitch_tiles(stored.double(), *plain, torch.float64, scale, -0.1, False)
+        for values in (
+            stored,
+            shifted[1:].view(stored.shape),
+            torch.nn.functional.pad(stored.double(), (0, 1)).to(source)[..., :-1],
+        ):
+            guarded = compiled.guarded(values) if values is stored else values
+            result = stitch(compiled, guarded, *options, target, scale, -0.1)
+            assert_as_precise(result, expected, exact)
+
+
+def test_infinity_beside_a_blend_of_several_columns(compiled: Library) -> None:
+    tiles = photo(6, 2, 12, 20)
+    tiles[0, 0, 3, 11] = torch.inf
+    tiles[4, 1, 5, 0] = torch.nan
+    plain = ([0, 8], [0, 12, 28], (20, 48), 0, torch.float32)
+    result = stitch(compiled, tiles, ([0, 8], [0, 12, 28]), (20, 48), 0, torch.float32)
+    expected = reference.stitch_tiles(tiles, *plain, 1.0, 0.0, False)
+    torch.testing.assert_close(result, expected, equal_nan=True)
+    assert bool(result.isinf().any() | result.isnan().any())
+
+
 def test_half_is_rounded_to_even(library: Library) -> None:
     image = torch.tensor([-1.0, 0.5, 1.5, 2.5, 254.5, 255.5, 1e9, torch.nan]).reshape(1, 1, 8)
     for size in (torch.uint8, torch.uint16):
