@@ -150,6 +150,19 @@ def add_camera_options(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group().add_argument
     where("--distance", type=metres, metavar="M", help="of the scene (in focus)")
     where("--depth", metavar="FILE", help="of each pixel: .npy in metres, 16-bit PNG in mm")
+    where(
+        "--depth-model",
+        metavar="MODEL",
+        help="estimate it: folder or hub name of a depth model of transformers",
+    )
+    add(
+        "--near",
+        dest="near_m",
+        type=metres,
+        default=1.0,
+        metavar="M",
+        help="distance of the nearest thing, for depth models without a scale (1)",
+    )
     hold = parser.add_mutually_exclusive_group().add_argument
     hold(
         "--hand",
@@ -192,6 +205,7 @@ def settings_for(photo: Photo, arguments: argparse.Namespace) -> Settings:
     from blursynth.exif import read_camera
     from blursynth.exif_tags import frame_ratio
     from blursynth.shot import Conditions
+    from freqdiff.images import open_image
 
     height, width = photo.pixels.shape[:2]
     reading = read_camera(photo)
@@ -206,6 +220,11 @@ def settings_for(photo: Photo, arguments: argparse.Namespace) -> Settings:
             f"give --focus {2e-3 * focal:g} or more."
         )
     depth = arguments.depth and read_depth(arguments.depth, (height, width))
+    if arguments.depth_model is not None:
+        from blursynth.depth_model import estimate_depth
+
+        rgb = open_image(photo.pixels).rgb[0]
+        depth = estimate_depth(rgb, arguments.depth_model, near_m=arguments.near_m)
     return Settings(
         camera=dataclasses.replace(reading.camera, **changes),
         given=tuple(changes),
