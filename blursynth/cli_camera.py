@@ -153,15 +153,7 @@ def add_camera_options(parser: argparse.ArgumentParser) -> None:
     where(
         "--depth-model",
         metavar="MODEL",
-        help="estimate it: folder or hub name of a depth model of transformers",
-    )
-    add(
-        "--near",
-        dest="near_m",
-        type=metres,
-        default=1.0,
-        metavar="M",
-        help="distance of the nearest thing, for depth models without a scale (1)",
+        help="estimate it: folder or hub name, of transformers",
     )
     hold = parser.add_mutually_exclusive_group().add_argument
     hold(
@@ -224,7 +216,7 @@ def settings_for(photo: Photo, arguments: argparse.Namespace) -> Settings:
         from blursynth.depth_model import estimate_depth
 
         rgb = open_image(photo.pixels).rgb[0]
-        depth = estimate_depth(rgb, arguments.depth_model, near_m=arguments.near_m)
+        depth = estimate_depth(rgb, arguments.depth_model, near_m=min(focus / 2, 5.0))
     return Settings(
         camera=dataclasses.replace(reading.camera, **changes),
         given=tuple(changes),
