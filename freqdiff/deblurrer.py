@@ -128,6 +128,7 @@ class Deblurrer(nn.Module):
         config = self.denoiser.config
         smallest = smallest_tile(config.receptive_radius, alignment=config.alignment)
         largest = tile or _automatic_tile(image, smallest, self.device.type)
+        image = image.to(self.device, torch.float32)
         while True:
             try:
                 sample = self._sampler(image, steps, seed, largest, callback, check)
@@ -143,7 +144,6 @@ class Deblurrer(nn.Module):
         result, blur = sample.image, sample.blur
         if not bool(torch.isfinite(result).all()):
             raise FreqDiffError(f"Model {self.name!r} gave values that are not finite.")
-        image = image.to(result)
         if keep_band:
             result = tie_low_band(result, image)
         result = keep_flat(result, image)
