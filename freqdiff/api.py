@@ -53,6 +53,7 @@ def deblur(
     steps: int | None = ...,
     seed: int = ...,
     tile: int | Literal["auto"] = ...,
+    ensemble: int = ...,
     device: str = ...,
     progress: bool | None = ...,
     callback: Callable[[int, int], None] | None = ...,
@@ -68,6 +69,7 @@ def deblur(
     steps: int | None = ...,
     seed: int = ...,
     tile: int | Literal["auto"] = ...,
+    ensemble: int = ...,
     device: str = ...,
     progress: bool | None = ...,
     callback: Callable[[int, int], None] | None = ...,
@@ -82,6 +84,7 @@ def deblur(
     steps: int | None = None,
     seed: int = 0,
     tile: int | Literal["auto"] = "auto",
+    ensemble: int = 1,
     device: str = "auto",
     progress: bool | None = None,
     callback: Callable[[int, int], None] | None = None,
@@ -96,6 +99,8 @@ def deblur(
         steps: sampling steps, 1 (closest to the truth) .. 1000; the model's default if None.
         seed: of the sampling noise; the same seed gives the same result.
         tile: longest side of a tile in pixels; it changes the memory used, not the result.
+        ensemble: 2, 4 or 8: mean of the results for as many mirrored and turned versions of the
+            picture, which is a little better and takes as many times as long.
         device: "auto", "cpu", "cuda", ...; ignored for a loaded model.
         progress: show a bar; by default only in a terminal and only for work of several tiles.
         callback: called with (done, total); an exception raised in it cancels the work.
@@ -116,6 +121,7 @@ def deblur(
         steps=steps,
         seed=seed,
         tile=tile,
+        ensemble=ensemble,
         device=device,
         progress=progress,
         callback=callback,
@@ -132,6 +138,7 @@ def deblur_opened(
     steps: int | None = None,
     seed: int = 0,
     tile: int | Literal["auto"] = "auto",
+    ensemble: int = 1,
     device: str = "auto",
     progress: bool | None = None,
     callback: Callable[[int, int], None] | None = None,
@@ -163,6 +170,7 @@ def deblur_opened(
                 steps=used_steps,
                 seed=seed,
                 tile=None if tile == "auto" else tile,
+                ensemble=ensemble,
                 check=check,
                 callback=report,
             )

@@ -36,11 +36,12 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the photos of a batch are treated; see `freqdiff.deblur` for the first three."""
+    """How the photos of a batch are treated; see `freqdiff.deblur` for the first four."""
 
     steps: int | None = None
     seed: int = 0
     tile: int | Literal["auto"] = "auto"
+    ensemble: int = 1
     quality: int | None = None
     overwrite: bool = False
     skip_existing: bool = False
@@ -179,6 +180,7 @@ def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
         steps=settings.steps,
         seed=settings.seed,
         tile=settings.tile,
+        ensemble=settings.ensemble,
         progress=settings.progress,
     )
     make_folder(job.target)

@@ -82,6 +82,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="longest side of a tile in pixels (auto)",
     )
     parser.add_argument(
+        "--ensemble",
+        type=int,
+        choices=(1, 2, 4, 8),
+        default=1,
+        metavar="N",
+        help="mean over 2, 4 or 8 turned versions: slower, a little better",
+    )
+    parser.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (auto)"
     )
 

@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             steps=arguments.steps,
             seed=arguments.seed,
             tile=arguments.tile,
+            ensemble=arguments.ensemble,
             quality=arguments.quality,
             overwrite=arguments.overwrite,
             skip_existing=arguments.skip_existing,

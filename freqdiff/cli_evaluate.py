@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         _check_save(save, arguments)
     kind, count, facts, samples = _samples(arguments)
     model = load(arguments.model, arguments.device)
-    settings = {"steps": arguments.steps, "seed": arguments.seed, "tile": arguments.tile}
+    settings = {name: getattr(arguments, name) for name in ("steps", "seed", "tile", "ensemble")}
     bar = tqdm(samples, total=count, desc=kind, unit="photo", leave=False, disable=None)
     scores = [
         measure(sample, model, **settings, save=save, aligned=arguments.align) for sample in bar

@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         steps=arguments.steps,
         seed=arguments.seed,
         tile=arguments.tile,
+        ensemble=arguments.ensemble,
         check=True,
     )
     if details.check is None:

@@ -14,7 +14,7 @@ from freqdiff import self_check
 from freqdiff.checkpoint import load_model
 from freqdiff.denoiser import Denoiser
 from freqdiff.errors import FreqDiffError, InputError
-from freqdiff.sampler import FrameSampler
+from freqdiff.sampler import FrameSampler, Sample
 from freqdiff.self_check import SelfCheck
 from freqdiff.tiling import smallest_tile
 
@@ -23,6 +23,7 @@ _WHOLE_FRAME_PIXELS = {"cpu": 4_500_000, "cuda": 9_000_000}
 4K photo is small enough for the C library to keep its memory for the next layer; fresh pages for
 larger results cost more than the overlap of tiles (benchmarks/deblur.py)."""
 _LARGEST_TILE = {"cpu": 2144, "cuda": 3072}
+ENSEMBLES = (1, 2, 4, 8)
 BAND_CELL = 256
 BRIGHTNESS_SLACK = 5 / 255
 FLAT_RANGE = 2 / 255
@@ -100,6 +101,7 @@ class Deblurrer(nn.Module):
         steps: int | None = None,
         seed: int = 0,
         tile: int | None = None,
+        ensemble: int = 1,
         keep_band: bool = True,
         check: bool = False,
         callback: Callable[[int, int], None] | None = None,
@@ -112,6 +114,8 @@ class Deblurrer(nn.Module):
             seed: of the sampling noise, >= 0.
             tile: longest side of a tile in pixels; chosen by the size of the photo if None. The
                 result does not depend on it.
+            ensemble: mean of the results for 1, 2, 4 or 8 mirrored and turned versions of the
+                photo, which takes as many times as long (self-ensemble, Timofte et al. 2016).
             keep_band: tie the mean colour of large cells to the input, see `tie_low_band`.
             check: compare the result, blurred again, with the photo, see `self_check`.
             callback: called with (tiles done, tiles in all) over all steps; what it raises ends
@@ -124,24 +128,40 @@ class Deblurrer(nn.Module):
         started = time.perf_counter()
         if image.ndim != 4 or image.shape[:2] != (1, 3) or image.numel() == 0:
             raise InputError(f"image is {tuple(image.shape)}, expected (1, 3, H, W).")
+        if ensemble not in ENSEMBLES:
+            raise InputError(f"ensemble is {ensemble!r}, expected 1, 2, 4 or 8.")
         steps = self.denoiser.config.default_steps if steps is None else steps
         config = self.denoiser.config
         smallest = smallest_tile(config.receptive_radius, alignment=config.alignment)
         largest = tile or _automatic_tile(image, smallest, self.device.type)
         image = image.to(self.device, torch.float32)
-        while True:
-            try:
-                sample = self._sampler(image, steps, seed, largest, callback, check)
-                break
-            except torch.OutOfMemoryError as error:
-                largest = min(largest, max(image.shape[-2:])) // 2
-                if largest < smallest:
-                    raise FreqDiffError(
-                        f"The memory of {self.device} is too small for model {self.name!r}: free "
-                        "some, or use device='cpu' or a smaller model."
-                    ) from error
-                torch.cuda.empty_cache()
-        result, blur = sample.image, sample.blur
+
+        def sample(turns: int) -> Sample:
+            nonlocal largest
+            done = turns * ensemble // 8
+
+            def report(tiles: int, total: int) -> None:
+                if callback is not None:
+                    callback(done * total + tiles, ensemble * total)
+
+            turned = _turn(image, turns)
+            while True:
+                try:
+                    return self._sampler(turned, steps, seed, largest, report, check and not turns)
+                except torch.OutOfMemoryError as error:
+                    largest = min(largest, max(image.shape[-2:])) // 2
+                    if largest < smallest:
+                        raise FreqDiffError(
+                            f"The memory of {self.device} is too small for model {self.name!r}: "
+                            "free some, or use device='cpu' or a smaller model."
+                        ) from error
+                    torch.cuda.empty_cache()
+
+        first = sample(0)
+        result, blur = first.image, first.blur
+        for turns in range(8 // ensemble, 8, 8 // ensemble):
+            result += _turn_back(sample(turns).image, turns)
+        result /= ensemble
         if not bool(torch.isfinite(result).all()):
             raise FreqDiffError(f"Model {self.name!r} gave values that are not finite.")
         if keep_band:
@@ -153,7 +173,7 @@ class Deblurrer(nn.Module):
         checked = None if blur is None else self_check.check(image, result, blur)
         kept = _to_cpu(result)
         seconds = time.perf_counter() - started
-        return FrameResult(kept, changed, sample.tiles, seconds, checked)
+        return FrameResult(kept, changed, first.tiles, seconds, checked)
 
 
 def load(name: str = "tiny", device: str = "auto") -> Deblurrer:
@@ -230,6 +250,17 @@ def _to_cpu(image: Tensor) -> Tensor:
         return image.cpu()
     pinned = torch.empty(image.shape, dtype=image.dtype, pin_memory=True)
     return pinned.copy_(image)
+
+
+def _turn(image: Tensor, turns: int) -> Tensor:
+    """The image turned by `turns` quarters, and mirrored from 4 on."""
+    image = torch.rot90(image, turns % 4, (-2, -1))
+    return image.flip(-1) if turns >= 4 else image
+
+
+def _turn_back(image: Tensor, turns: int) -> Tensor:
+    image = image.flip(-1) if turns >= 4 else image
+    return torch.rot90(image, -turns % 4, (-2, -1))
 
 
 def _automatic_tile(image: Tensor, smallest: int, device: str) -> int:

@@ -129,6 +129,7 @@ def measure(
     steps: int | None = None,
     seed: int = 0,
     tile: int | Literal["auto"] = "auto",
+    ensemble: int = 1,
     save: Path | None = None,
     aligned: bool = False,
 ) -> ImageScore:
@@ -137,7 +138,7 @@ def measure(
     Args:
         sample: photo and truth.
         model: the model to measure.
-        steps, seed, tile: see `freqdiff.deblur`.
+        steps, seed, tile, ensemble: see `freqdiff.deblur`.
         save: a folder; the result is written to it as PNG.
         aligned: compare input and result each at the shift that suits it best, see `alignment`.
 
@@ -147,7 +148,13 @@ def measure(
     """
     opened = sample.opened
     rgb, details = deblur_opened(
-        opened, model=model, steps=steps, seed=seed, tile=tile, progress=False
+        opened,
+        model=model,
+        steps=steps,
+        seed=seed,
+        tile=tile,
+        ensemble=ensemble,
+        progress=False,
     )
     # As in a saved file: rounded, and grey photos stay grey.
     restored = open_image(opened.restore_photo(rgb).pixels if opened.photo else rgb[0]).rgb[0]

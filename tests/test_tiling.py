@@ -92,3 +92,30 @@ def test_tile_option_that_the_model_cannot_use() -> None:
     model = random_deblurrer(TOY)
     with pytest.raises(InputError, match=r"^Tiles of 64 px are too small"):
         model.restore(torch.rand(1, 3, 65, 400), tile=64)
+
+
+def test_ensemble_is_the_mean_over_turned_photos() -> None:
+    model = random_deblurrer()
+    image = photo(70, 102)[None]
+    plain = {}
+    for turns in range(8):
+        turned = torch.rot90(image, turns % 4, (-2, -1))
+        turned = turned.flip(-1) if turns >= 4 else turned
+        result = model.restore(turned.contiguous(), keep_band=False).image
+        result = result.flip(-1) if turns >= 4 else result
+        plain[turns] = torch.rot90(result, -(turns % 4), (-2, -1))
+    for count, turns in ((1, [0]), (2, [0, 4]), (4, [0, 2, 4, 6]), (8, list(range(8)))):
+        told: list[tuple[int, int]] = []
+        result = model.restore(
+            image,
+            ensemble=count,
+            keep_band=False,
+            callback=lambda done, total, told=told: told.append((done, total)),
+        )
+        mean = torch.stack([plain[index] for index in turns]).mean(0)
+        # Each of them is cut to [0, 1], and flat parts put back, before the mean is taken.
+        assert float((result.image - mean).abs().max()) < 2e-2
+        assert float((result.image - mean).abs().mean()) < 1e-3
+        assert told == [(index + 1, count) for index in range(count)]
+    with pytest.raises(InputError, match="ensemble is 3, expected 1, 2, 4 or 8"):
+        model.restore(image, ensemble=3)
