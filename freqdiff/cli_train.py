@@ -124,12 +124,16 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.init is not None and not resumed:
             where += f" with the {training.start_from(load_model(arguments.init))}"
             where += f" of {arguments.init}"
-        print(
-            f"Training of {arguments.config} {where} on {training.accelerator.device}: "
-            f"{recipe.steps} steps of {recipe.batch} crops of {data.crop} pixels from "
-            f"{len(training.pairs.paths)} photos; results go to {output}.",
-            flush=True,
-        )
+        processes = training.accelerator.num_processes
+        each = f"{processes} x {recipe.batch}" if processes > 1 else str(recipe.batch)
+        talks = training.accelerator.is_main_process
+        if talks:
+            print(
+                f"Training of {arguments.config} {where} on {training.accelerator.device}: "
+                f"{recipe.steps} steps of {each} crops of {data.crop} pixels from "
+                f"{len(training.pairs.paths)} photos; results go to {output}.",
+                flush=True,
+            )
         limit = math.inf if arguments.minutes is None else 60 * arguments.minutes
         training.run(seconds=limit, finish=arguments.finish)
     except KeyboardInterrupt:
@@ -141,6 +145,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"Training cannot write to {output} ({error.strerror or error}): "
             "free some space, or choose another folder."
         ) from error
+    if not talks:
+        return 0
     if training.step >= training.config.steps:
         print(f"Done: freqdiff deblur PHOTO -o RESULT --model {output / 'model'}")
     else:

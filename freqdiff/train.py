@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -79,7 +80,7 @@ class Training:
         self.model = Denoiser(model)
         self.ema = {k: v.detach().clone() for k, v in self.model.named_parameters()}
         process = self.accelerator.process_index
-        data_config = dataclasses.replace(data_config, seed=data_config.seed + 7919 * process)
+        own_data = dataclasses.replace(data_config, seed=data_config.seed + 7919 * process)
         device = self.accelerator.device
         gpu = device.type == "cuda"
         torch.backends.cudnn.benchmark = gpu  # all batches have one size
@@ -89,7 +90,7 @@ class Training:
             weight_decay=config.weight_decay,
             fused=gpu,
         )
-        self.pairs = PairBlocks(data, data_config, device=str(device))
+        self.pairs = PairBlocks(data, own_data, device=str(device))
         self.settings = json.dumps(
             {
                 "model": dataclasses.asdict(model),
@@ -230,22 +231,25 @@ class Training:
         Raises:
             TrainingError: the loss became infinite or exploded; the last state stays as it was.
         """
+        self._rate_time = None
         self.accelerator.init_trackers("tensorboard")
-        start, earlier = time.monotonic(), self.seconds
+        start, earlier, timed = time.monotonic(), self.seconds, math.isfinite(seconds)
         # A GPU blurs by itself but wants many crops; a CPU has its cores for the network.
         default = min(12, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 1
         workers = default if self.workers is None else self.workers
         stream = batches(self.pairs, self.config.batch, self.step, workers)
-        shown = Progress(self.step, self.config, progress)
-        while self.step < self.config.steps and time.monotonic() - start < seconds:
+        shown = Progress(self.step, self.config, progress and self.accelerator.is_main_process)
+        elapsed = 0.0
+        while self.step < self.config.steps and elapsed < seconds:
             loss = self._advance(next(stream))
+            elapsed = self._common(time.monotonic() - start) if timed else 0.0
             self.seconds = earlier + time.monotonic() - start
             if self.step % 20 == 0:
                 shown.update(self.step, self.config.steps, loss)
                 lr = learning_rate(self.config, self.step)
                 self.accelerator.log({"loss": loss, "learning_rate": lr}, self.step)
             if finish and self.step % _RATE_STEPS == 0:
-                self._finish_in(seconds - (time.monotonic() - start))
+                self._finish_in(elapsed, seconds)
             if self.step % self.config.validate_every == 0:
                 self._validate()
             if self.step % self.config.save_every == 0:
@@ -255,13 +259,19 @@ class Training:
         self.save()
         self.accelerator.end_training()
 
-    def _finish_in(self, seconds: float) -> None:
+    def _common(self, seconds: float) -> float:
+        """The main process's time, so that all processes decide alike."""
+        if self.accelerator.num_processes == 1:
+            return seconds
+        value = torch.tensor(seconds, dtype=torch.float64, device=self.accelerator.device)
+        return float(broadcast(value))
+
+    def _finish_in(self, elapsed: float, seconds: float) -> None:
         """Let the schedule end when the time does; as it is once the learning rate falls."""
-        now, before = time.monotonic(), self._rate_time
-        self._rate_time = now
+        before, self._rate_time = self._rate_time, elapsed
         falls = self.step >= (1 - self.config.decay_share) * self.config.steps
         if before is not None and not falls:
-            left = _KEPT_BACK * seconds * _RATE_STEPS / (now - before)
+            left = _KEPT_BACK * (seconds - elapsed) * _RATE_STEPS / (elapsed - before)
             self.config = dataclasses.replace(self.config, steps=self.step + max(1, int(left)))
 
     def _advance(self, pairs: Pairs) -> float:

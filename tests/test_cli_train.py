@@ -29,7 +29,7 @@ class FakeTraining:
         self.made.append(dict(zip(names, arguments, strict=True)))
         self.config = arguments[3]
         self.step = 0
-        self.accelerator = SimpleNamespace(device="cpu")
+        self.accelerator = SimpleNamespace(device="cpu", num_processes=1, is_main_process=True)
         self.pairs = SimpleNamespace(paths=["a", "b"])
 
     def resume(self) -> bool:
