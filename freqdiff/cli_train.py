@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -27,6 +28,11 @@ BLURS = ("gaussian", "frame_average", "physics_clean", "physics_full")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--config", required=True, choices=("tiny", "base", "adv"))
+    parser.add_argument(
+        "--preset",
+        choices=("paper",),
+        help="the paper's objective, condition and schedule, for 4 processes of 8 crops",
+    )
     parser.add_argument("--data", required=True, metavar="DIR", help="sharp photos")
     parser.add_argument("--output", required=True, metavar="DIR", help="state, model, results")
     parser.add_argument("--val", metavar="DIR", help="sharp photos for validation")
@@ -44,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--finish",
         action="store_true",
-        help="as many steps as --minutes allow, and the decay of the learning rate with them",
+        help="plan as many steps as --minutes allow",
     )
     parser.add_argument(
         "--compile",
@@ -54,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init",
         metavar="MODEL",
-        help="weights to start a new run from, or those of its blur estimator for another network",
+        help="start with its weights, or its blur estimator",
     )
     parser.add_argument(
         "--anchor-steps",
@@ -88,9 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
     from freqdiff.checkpoint import load_model
     from freqdiff.data import DataConfig
     from freqdiff.deblurrer import choose_device
-    from freqdiff.model import CONFIGS
+    from freqdiff.model import CONFIGS, as_in_paper
     from freqdiff.train import Training
-    from freqdiff.train_config import TrainConfig
+    from freqdiff.train_config import PAPER, TrainConfig
     from freqdiff.validation import Validation
 
     choose_device(arguments.device)
@@ -102,9 +108,13 @@ def run(arguments: argparse.Namespace) -> int:
         "batch": arguments.batch,
         "anchor_steps": arguments.anchor_steps,
     }
-    recipe = TrainConfig(
-        seed=arguments.seed, **{key: value for key, value in given.items() if value is not None}
+    paper = arguments.preset == "paper"
+    recipe = dataclasses.replace(
+        PAPER if paper else TrainConfig(),
+        seed=arguments.seed,
+        **{key: value for key, value in given.items() if value is not None},
     )
+    model = as_in_paper(CONFIGS[arguments.config]) if paper else CONFIGS[arguments.config]
     crop = {} if arguments.crop is None else {"crop": arguments.crop}
     data = DataConfig(seed=arguments.seed, recipe=RECIPES[arguments.blur], **crop)
     output = Path(arguments.output)
@@ -112,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         training = Training(
             output,
             arguments.data,
-            CONFIGS[arguments.config],
+            model,
             recipe,
             data,
             None if arguments.val is None else Validation(arguments.val),
@@ -129,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
         talks = training.accelerator.is_main_process
         if talks:
             print(
-                f"Training of {arguments.config} {where} on {training.accelerator.device}: "
+                f"Training of {model.name} {where} on {training.accelerator.device}: "
                 f"{recipe.steps} steps of {each} crops of {data.crop} pixels from "
                 f"{len(training.pairs.paths)} photos; results go to {output}.",
                 flush=True,

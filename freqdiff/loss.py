@@ -42,7 +42,9 @@ def training_loss(
     x_t = levels * x0 + (1 - levels**2).clamp_min(0).sqrt() * noise
     prediction = model(None if anchor_only else x_t, t.to(y.device), y)
     r = model_config.residual_std
-    weight = 1 / (_power(x0 - y) / r**2 + config.relative_floor)
+    weight = y.new_ones(len(y))
+    if config.relative_floor is not None:
+        weight = 1 / (_power(x0 - y) / r**2 + config.relative_floor)
     total = y.new_zeros(())
     if prediction.blur is not None:
         target = psf.flatten(1)[:, None, None]

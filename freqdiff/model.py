@@ -130,6 +130,18 @@ CONFIGS = {
 }
 
 
+def as_in_paper(config: ModelConfig) -> ModelConfig:
+    """The same network as the paper trains it: predicts the noise, from the spectra alone."""
+    return dataclasses.replace(
+        config,
+        name=f"{config.name}-paper",
+        objective="epsilon",
+        condition="freq",
+        anchor="input",
+        default_steps=10,
+    )
+
+
 class HaloAttention(nn.Module):
     """Self-attention of 8x8 windows that see 4 positions around, on an absolute grid."""
 

@@ -25,7 +25,7 @@ class TrainConfig:
             learns alone, which takes a fraction of the time; it learns on in the others.
         psf_loss: weight of the cross entropy of the estimated kernels.
         relative_floor: samples are weighted by 1 / (|x0 - y|^2 / r^2 + relative_floor), so that
-            lightly blurred photos count as in a mean of PSNR gains.
+            lightly blurred photos count as in a mean of PSNR gains; None: all weigh 1.
         validate_every, save_every: steps between validations and saved states.
         seed: of weights, noise and data.
     """
@@ -42,10 +42,24 @@ class TrainConfig:
     spectral_loss: float = 0.1
     anchor_steps: int = 2_500
     psf_loss: float = 0.2
-    relative_floor: float = 0.003
+    relative_floor: float | None = 0.003
     validate_every: int = 1000
     save_every: int = 1000
     seed: int = 0
+
+
+PAPER = TrainConfig(
+    steps=600_000,
+    learning_rate=1.5e-4,
+    warmup=1000,
+    schedule="cosine",
+    ema=0.9999,
+    terminal_share=0.0,
+    spectral_loss=0.0,
+    anchor_steps=0,
+    relative_floor=None,
+)
+"""The paper's recipe: noise prediction (Eq. 2) with equal weights, meant for 4 processes."""
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

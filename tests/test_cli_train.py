@@ -79,6 +79,19 @@ def test_settings(fake: type[FakeTraining]) -> None:
     assert "Stopped at step 0 of 50" in out
 
 
+def test_the_recipe_of_the_paper(fake: type[FakeTraining]) -> None:
+    _, out, _ = commands.run(*COMMAND, "--preset", "paper", "--seed", "2")
+    assert "Training of tiny-paper starts" in out
+    made = fake.made[-1]
+    recipe, network = made["config"], made["model"]
+    assert (recipe.steps, recipe.batch, recipe.learning_rate) == (600_000, 8, 1.5e-4)
+    assert (recipe.schedule, recipe.relative_floor, recipe.seed) == ("cosine", None, 2)
+    assert (network.objective, network.condition, network.anchor) == ("epsilon", "freq", "input")
+    assert network.channels == model.CONFIGS["tiny"].channels
+    commands.run(*COMMAND, "--preset", "paper", "--steps", "10")
+    assert fake.made[-1]["config"].steps == 10
+
+
 def test_going_on(fake: type[FakeTraining], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake, "at_step", 7)
     assert "goes on at step 7" in commands.run(*COMMAND).out

@@ -14,7 +14,8 @@ from freqdiff.data import Pairs
 from freqdiff.denoiser import Denoiser
 from freqdiff.diffusion import Objective
 from freqdiff.loss import training_loss
-from freqdiff.train_config import TrainConfig, learning_rate
+from freqdiff.model import as_in_paper
+from freqdiff.train_config import PAPER, TrainConfig, learning_rate
 
 
 def test_learning_rate() -> None:
@@ -75,6 +76,14 @@ def test_loss_of_the_anchor() -> None:
     unknown = pairs._replace(psf=torch.zeros_like(psf))
     loss = training_loss(model, WIENER_TOY, recipe, unknown, generator, anchor_only=True)
     assert float(loss.detach()) == pytest.approx(float((blur / (blur + 0.25)).mean()), rel=1e-5)
+
+
+def test_loss_of_the_paper_is_the_error_of_the_noise() -> None:
+    """Untrained, the predicted noise is 0, and the true one has unit variance at every level."""
+    config = as_in_paper(dataclasses.replace(TOY, condition="freq+spatial"))
+    pairs = some_pairs(256)
+    loss = training_loss(Denoiser(config), config, PAPER, pairs, torch.Generator().manual_seed(0))
+    assert float(loss.detach()) == pytest.approx(1, rel=0.03)
 
 
 @pytest.mark.parametrize("objective", ["epsilon", "v"])
