@@ -63,6 +63,7 @@ bench: $(DEV) ## measure the kernels and whole photos; rows go to benchmarks/res
 quality: $(DEV) ## measure the shipped model: make quality SHARP=photos PAIRS="--pairs NAME BLURRED SHARP"
 	$(PY) -m benchmarks.quality --sharp "$(SHARP)" $(PAIRS)
 	$(PY) -m benchmarks.self_check --sharp "$(SHARP)"
+	$(PY) -m benchmarks.steps --sharp "$(SHARP)" $(ARGS)
 
 figure3: $(DEV) ## compare blur engines with real blur: make figure3 SHARP=photos REAL=photos GAN=folder
 	$(PY) -m benchmarks.figure3 --sharp "$(SHARP)" --real "$(REAL)" --gan "$(GAN)" $(ARGS)

@@ -67,6 +67,36 @@ def quality() -> list[str]:
     return [*lines, "", source(read("evaluate_validation"))]
 
 
+def steps() -> list[str]:
+    """What more sampling steps give and cost."""
+    rows = roofline.read(RESULTS / "steps.json")
+    if not rows:
+        return []
+    lines = [
+        "| steps | PSNR (dB) | SSIM matlab3d | fine texture against the truth (dB) | NIQE |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = [
+            str(row["steps"]) if row["steps"] else "blurred photo",
+            f"{row['psnr_rgb']:.2f}",
+            f"{row['ssim_matlab3d']:.4f}",
+            f"{row['spectrum_bias_db']:+.1f}",
+            f"{row['niqe']:.2f}" if "niqe" in row else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        f"Means over {rows[0]['crops']} crops of {rows[0]['crop']} px of held-out photos with "
+        "simulated blur.",
+        "",
+        "![PSNR and texture over the number of steps](benchmarks/results/steps.png)",
+        "",
+        source(rows[0]["provenance"]),
+    ]
+
+
 def self_check() -> list[str]:
     """How well a result knows where it is wrong."""
     if not (row := read("self_check")):
@@ -249,6 +279,7 @@ def render(text: str) -> str:
     tables = {
         "quality": quality(),
         "check": self_check(),
+        "steps": steps(),
         "trainings": trainings(),
         "engines": engines(),
         "family": family(),
