@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare at the best shift of up to 5 px (Levin 2009)",
     )
+    parser.add_argument(
+        "--ocr", action="store_true", help="also compare what text can be read (rapidocr)"
+    )
     add_model_options(parser)
     parser.add_argument(
         "--limit", type=whole_number(1), metavar="N", help="only the first N photos"
@@ -60,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from freqdiff.deblurrer import load
     from freqdiff.evaluate import measure
     from freqdiff.info import model_facts, peak_memory, provenance
+    from freqdiff.reading import rapid_reader
     from freqdiff.report import summarize, table
 
     output = None if arguments.output is None else Path(arguments.output)
@@ -68,12 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(output)
     if save is not None:
         _check_save(save, arguments)
+    reader = rapid_reader() if arguments.ocr else None
     kind, count, facts, samples = _samples(arguments)
     model = load(arguments.model, arguments.device)
     settings = {name: getattr(arguments, name) for name in ("steps", "seed", "tile", "ensemble")}
     bar = tqdm(samples, total=count, desc=kind, unit="photo", leave=False, disable=None)
     scores = [
-        measure(sample, model, **settings, save=save, aligned=arguments.align) for sample in bar
+        measure(sample, model, **settings, save=save, aligned=arguments.align, reader=reader)
+        for sample in bar
     ]
     facts |= {
         "model": arguments.model,

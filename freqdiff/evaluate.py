@@ -24,6 +24,7 @@ from freqdiff.errors import InputError
 from freqdiff.images import OpenedImage, open_image
 from freqdiff.metrics import compare
 from freqdiff.photo import Photo, write_photo
+from freqdiff.reading import Reader, Reading, compare_readings
 
 METRICS = ("psnr_rgb", "psnr_y", "ssim_matlab3d")
 Scores = dict[str, float]
@@ -60,6 +61,7 @@ class ImageScore:
             1/255.
         changed: False where the model returned its input.
         seconds: wall time of the model.
+        reading: what could be read; None if that was not asked for.
     """
 
     name: str
@@ -70,6 +72,7 @@ class ImageScore:
     colour_shift: float
     changed: bool
     seconds: float
+    reading: Reading | None = None
 
     @property
     def gain(self) -> Scores:
@@ -132,6 +135,7 @@ def measure(
     ensemble: int = 1,
     save: Path | None = None,
     aligned: bool = False,
+    reader: Reader | None = None,
 ) -> ImageScore:
     """Deblur one sample and compare it with the truth.
 
@@ -140,6 +144,7 @@ def measure(
         model: the model to measure.
         steps, seed, tile, ensemble: see `freqdiff.deblur`.
         save: a folder; the result is written to it as PNG.
+        reader: also compare what it reads.
         aligned: compare input and result each at the shift that suits it best, see `alignment`.
 
     Raises:
@@ -168,6 +173,7 @@ def measure(
         save_png(save / name, result)
         if sample.save_input:
             save_png((save / name).with_suffix(".input.png"), _as_photo(blurred))
+    reading = None if reader is None else compare_readings(reader, truth, blurred, restored)
     return ImageScore(
         name=sample.name,
         sharp=sample.sharp_name,
@@ -177,6 +183,7 @@ def measure(
         colour_shift=255 * float(shift),
         changed=details.changed,
         seconds=details.seconds,
+        reading=reading,
     )
 
 

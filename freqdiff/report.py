@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ def summarize(kind: str, scores: Sequence[ImageScore], facts: dict[str, Any]) ->
         "unchanged": sum(not score.changed for score in scores),
         "seconds_per_megapixel": statistics.median(speeds),
         **facts,
+        **_readings(scores),
         "images": [_image(score, harmless) for score in scores],
     }
 
@@ -67,7 +69,39 @@ def table(report: dict[str, Any]) -> str:
         f"returned unchanged: {report['unchanged']} of {count}",
         f"{report['seconds_per_megapixel']:.2f} s per megapixel",
     ]
+    if text := report.get("ocr"):
+        lines.append(
+            f"characters read right, of {text['characters']} on {text['photos']} photos: "
+            f"{_percent(text['input'])} -> {_percent(text['output'])}, "
+            f"{_percent(text['recovered'])} of the loss recovered"
+        )
     return "\n".join(lines)
+
+
+def _readings(scores: Sequence[ImageScore]) -> dict[str, Any]:
+    """Character accuracy over all text, and the share of the loss that the results give back."""
+    readings = [score.reading for score in scores if score.reading is not None]
+    if not readings:
+        return {}
+    characters = sum(reading.characters for reading in readings)
+    before, after = (
+        sum(reading.characters * getattr(reading, name) for reading in readings) / characters
+        if characters
+        else None
+        for name in ("input", "output")
+    )
+    recovered = None
+    if before is not None and after is not None and before < 1:
+        recovered = (after - before) / (1 - before)
+    return {
+        "ocr": {
+            "characters": characters,
+            "photos": sum(reading.characters > 0 for reading in readings),
+            "input": before,
+            "output": after,
+            "recovered": recovered,
+        }
+    }
 
 
 def _means(scores: Sequence[Scores]) -> dict[str, float | None]:
@@ -87,6 +121,7 @@ def _image(score: ImageScore, harmless: bool) -> dict[str, Any]:
         "colour_shift": score.colour_shift,
         "changed": score.changed,
         "seconds": score.seconds,
+        **({} if score.reading is None else {"ocr": dataclasses.asdict(score.reading)}),
     }
 
 
@@ -96,6 +131,10 @@ def _nulls(scores: Scores) -> dict[str, float | None]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}%"
 
 
 def _cell(value: float | None, digits: int, signed: bool = False) -> str:

@@ -54,6 +54,7 @@ LAYERS = (
         "freqdiff.loss",
         "freqdiff.pairs",
         "freqdiff.progress",
+        "freqdiff.reading",
         "freqdiff.report",
         "freqdiff.train",
         "freqdiff.train_config",
