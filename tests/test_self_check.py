@@ -15,6 +15,7 @@ from test_anchor import blurred_by, field, line
 from toys import TOY, WIENER_TOY, photo, random_denoiser
 
 import freqdiff
+from benchmarks.self_check import rank_correlation
 from blursynth.scene import Recipe
 from freqdiff.blur_filter import CELL, PSF_RADIUS, PSF_SIDE
 from freqdiff.data import DataConfig, PairBlocks
@@ -72,11 +73,6 @@ def test_nothing_to_do_is_certain() -> None:
     assert float(found.confidence.min()) > 0.99
 
 
-def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
-    ranks = torch.stack([v.flatten().argsort().argsort().double() for v in (a, b)])
-    return float(torch.corrcoef(ranks)[0, 1])
-
-
 def test_expected_errors_go_with_true_ones(tmp_path: Path) -> None:
     """With the shipped weights, on photos that they never saw, blurred by the engine."""
     from PIL import Image
@@ -95,7 +91,7 @@ def test_expected_errors_go_with_true_ones(tmp_path: Path) -> None:
         expected.append(result.check.expected_error)
         error = (result.image - x).square().mean(1, keepdim=True)
         true.append(F.avg_pool2d(error, CELL)[0, 0].sqrt())
-    assert spearman(torch.stack(expected), torch.stack(true)) > 0.7
+    assert rank_correlation(torch.stack(expected), torch.stack(true)) > 0.7
     ratio = torch.stack(expected).mean() / torch.stack(true).mean()
     assert 0.5 < float(ratio) < 2
 
