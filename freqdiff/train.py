@@ -34,7 +34,7 @@ from freqdiff.validation import Validation
 
 _STATE = "state.safetensors"
 _RATE_STEPS = 100
-"""Steps over which the speed is measured."""
+"""Steps between two looks at the speed."""
 _KEPT_BACK = 0.97
 """Share of the time left that is planned with; validations take some."""
 
@@ -103,7 +103,7 @@ class Training:
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self._recent: list[float] = []
-        self._rate_time: float | None = None
+        self._rate_from: tuple[int, float] | None = None
         self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.network: Callable[..., Prediction] = self.prepared
         if compiled:
@@ -231,7 +231,7 @@ class Training:
         Raises:
             TrainingError: the loss became infinite or exploded; the last state stays as it was.
         """
-        self._rate_time = None
+        self._rate_from = None
         self.accelerator.init_trackers("tensorboard")
         start, earlier, timed = time.monotonic(), self.seconds, math.isfinite(seconds)
         # A GPU blurs by itself but wants many crops; a CPU has its cores for the network.
@@ -268,10 +268,14 @@ class Training:
 
     def _finish_in(self, elapsed: float, seconds: float) -> None:
         """Let the schedule end when the time does; as it is once the learning rate falls."""
-        before, self._rate_time = self._rate_time, elapsed
+        if self._rate_from is None:  # what came before was slower: compiling, first photos
+            self._rate_from = self.step, elapsed
+            return
+        first, begun = self._rate_from
         falls = self.step >= (1 - self.config.decay_share) * self.config.steps
-        if before is not None and not falls:
-            left = _KEPT_BACK * (seconds - elapsed) * _RATE_STEPS / (elapsed - before)
+        if not falls:
+            rate = (self.step - first) / (elapsed - begun)
+            left = _KEPT_BACK * (seconds - elapsed) * rate
             self.config = dataclasses.replace(self.config, steps=self.step + max(1, int(left)))
 
     def _advance(self, pairs: Pairs) -> float:
