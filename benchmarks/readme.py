@@ -52,6 +52,7 @@ def quality() -> list[str]:
         if not (row := read(name)):
             continue
         before, after = row["input"], row["output"]
+        title += ", up to a shift" if row.get("aligned") else ""
         lines.append(
             f"| {title} | {row['count']} | {row['steps']} "
             f"| {before['psnr_rgb']:.2f} -> {after['psnr_rgb']:.2f} "
