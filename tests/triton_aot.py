@@ -4,6 +4,7 @@ A program of its own, because triton decides at its import whether kernels are i
 """
 
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -173,12 +174,18 @@ def compile_one(kernel: Any, arguments: dict[str, Any]) -> dict[str, int]:
     }
 
 
+def compile_case(index: int) -> dict[str, Any]:
+    """One of `cases`, by its number, which another process can be told."""
+    name, kernel, arguments = list(cases())[index]
+    return {"name": name, "kernel": kernel.fn.__name__} | compile_one(kernel, arguments)
+
+
 def main() -> None:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    for name, kernel, arguments in cases():
-        if wanted in name:
-            facts = {"name": name, "kernel": kernel.fn.__name__}
-            print(json.dumps(facts | compile_one(kernel, arguments)), flush=True)
+    chosen = [index for index, (name, *_) in enumerate(cases()) if wanted in name]
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        for facts in pool.imap(compile_case, chosen):
+            print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":
