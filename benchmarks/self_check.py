@@ -13,25 +13,19 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import freqdiff
 from benchmarks.harness import RESULTS, provenance
 from blursynth.scene import Recipe
-from freqdiff.blur_filter import CELL
 from freqdiff.data import DataConfig, PairBlocks
+from freqdiff.self_check import cell_rms
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
     """Spearman's, of values without ties."""
     ranks = torch.stack([v.flatten().argsort().argsort().double() for v in (a, b)])
     return float(torch.corrcoef(ranks)[0, 1])
-
-
-def cells(values: Tensor) -> Tensor:
-    """Means (h, w) of the squares of a photo (1, 3, H, W), as roots."""
-    return F.avg_pool2d(values.square().mean(1, keepdim=True), CELL)[0, 0].sqrt()
 
 
 def main() -> None:
@@ -52,8 +46,8 @@ def main() -> None:
         result = model.restore(y[None], check=True)
         assert result.check is not None
         expected.append(result.check.expected_error)
-        true.append(cells(result.image - x))
-        before.append(cells(y[None] - x))
+        true.append(cell_rms(result.image - x))
+        before.append(cell_rms(y[None] - x))
     guess, error, blur = (torch.stack(values) for values in (expected, true, before))
     row = {
         "model": options.model,

@@ -40,14 +40,11 @@ def train(name: str, seed: int, options: argparse.Namespace) -> Path:
     if there and training_facts(folder / "model")["steps"] >= options.steps:
         return folder / "model"
     arguments = ["train", "--config", "tiny", "--data", options.sharp, "--output", str(folder)]
-    for option in ("steps", "batch", "crop"):
-        arguments += [f"--{option}", str(getattr(options, option))]
-    if options.anchor_steps is not None:
-        arguments += ["--anchor-steps", str(options.anchor_steps)]
+    for option in ("steps", "batch", "crop", "anchor_steps", "workers"):
+        if (value := getattr(options, option)) is not None:
+            arguments += [f"--{option.replace('_', '-')}", str(value)]
     if options.compile:
         arguments.append("--compile")
-    if options.workers is not None:
-        arguments += ["--workers", str(options.workers)]
     if code := freqdiff([*arguments, "--blur", name, "--seed", str(seed)]):
         raise SystemExit(code)
     return folder / "model"

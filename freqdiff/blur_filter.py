@@ -96,6 +96,11 @@ def _filter_windows(photo: Tensor, change: Callable[[slice], Tensor]) -> Tensor:
     return photo + total[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN] * torch.outer(*gains)
 
 
+def kernels_of(log_psf: Tensor) -> Tensor:
+    """`BlurField.log_psf` (..., 33 * 33) as kernels (..., 33, 33) of sum 1."""
+    return log_psf.exp().reshape(*log_psf.shape[:-1], PSF_SIDE, PSF_SIDE)
+
+
 def _border_gain(taper: Tensor, length: int) -> Tensor:
     """1 / the sum of the tapers along an axis."""
     gain = taper.new_ones(length)
@@ -112,8 +117,7 @@ def window_frequencies(device: torch.device) -> Tensor:
 
 def _transfer(blur: BlurField, rows: slice) -> Tensor:
     """K of some rows of cells: (B, rows, C, 64, 33) complex."""
-    log_psf = blur.log_psf[:, rows]
-    kernels = log_psf.exp().reshape(*log_psf.shape[:-1], PSF_SIDE, PSF_SIDE)
+    kernels = kernels_of(blur.log_psf[:, rows])
     pad = WINDOW - PSF_SIDE
     centred = F.pad(kernels, (0, pad, 0, pad)).roll((-PSF_RADIUS, -PSF_RADIUS), (-2, -1))
     transfer: Tensor = torch.fft.rfft2(centred)

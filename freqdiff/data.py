@@ -49,7 +49,7 @@ long for few as for many (H100: 64 at once, 1,650 crops of 256 px a second)."""
 _CACHED_PHOTOS = 64
 _LEAST_SHRINK = 1.2
 """What is left to the resampling filter of a crop, in which the filters differ; the rest is done by
-halving the photo once (crops of 4K photos: 6.4 -> 2.5 ms)."""
+halving the photo once (crops of 4K photos, at 1.5: 10.7 -> 3.1 ms of resizing each)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqdiff.blur_filter import CELL, PSF_RADIUS, PSF_SIDE, BlurField, reblur
+from freqdiff.blur_filter import CELL, PSF_RADIUS, BlurField, kernels_of, reblur
 
 _FLOOR = 1e-3
 _CHANGE_POWER, _RESIDUAL_POWER, _FACTOR = 0.27, 0.77, 3.1
@@ -55,8 +55,8 @@ def check(photo: Tensor, result: Tensor, blur: BlurField) -> SelfCheck:
     size = [CELL * count for count in blur.trust.shape[1:]]
     padding = (0, size[1] - photo.shape[-1], 0, size[0] - photo.shape[-2])
     photo, result = (F.pad(values, padding, mode="replicate") for values in (photo, result))
-    residual = _cell_rms(reblur(result, blur) - photo)
-    change = _cell_rms(result - photo)
+    residual = cell_rms(reblur(result, blur) - photo)
+    change = cell_rms(result - photo)
     factors = (change + _FLOOR) ** _CHANGE_POWER * (residual + _FLOOR) ** _RESIDUAL_POWER
     error = (_FACTOR * factors - _FACTOR * _FLOOR ** (_CHANGE_POWER + _RESIDUAL_POWER)).clamp_min(0)
     length, width, angle = _axes(blur.log_psf[0])
@@ -64,14 +64,14 @@ def check(photo: Tensor, result: Tensor, blur: BlurField) -> SelfCheck:
     return SelfCheck(*(values.float().cpu() for values in maps))
 
 
-def _cell_rms(values: Tensor) -> Tensor:
+def cell_rms(values: Tensor) -> Tensor:
     """(1, 3, H, W) -> root mean squares of the cells (h, w)."""
     return F.avg_pool2d(values.square().mean(1, keepdim=True), CELL)[0, 0].sqrt()
 
 
 def _axes(log_psf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Length, width and angle (h, w) of kernels (h, w, 33 * 33) by their second moments."""
-    kernels = log_psf.exp().reshape(*log_psf.shape[:-1], PSF_SIDE, PSF_SIDE)
+    kernels = kernels_of(log_psf)
     line = torch.arange(-PSF_RADIUS, PSF_RADIUS + 1, device=kernels.device, dtype=kernels.dtype)
     down, across = kernels.sum(-1), kernels.sum(-2)
     y, x = ((sums * line).sum(-1) for sums in (down, across))

@@ -103,9 +103,8 @@ class Training:
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self._recent: list[float] = []
-        self._rate_from: tuple[int, float] | None = None
-        self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        self.network: Callable[..., Prediction] = self.prepared
+        self.network: Callable[..., Prediction]
+        self.network, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         if compiled:
             if self.accelerator.num_processes > 1:
                 raise TrainingError("Compiled training runs in one process: leave out --compile.")
@@ -231,7 +230,7 @@ class Training:
         Raises:
             TrainingError: the loss became infinite or exploded; the last state stays as it was.
         """
-        self._rate_from = None
+        self._rate_from: tuple[int, float] | None = None
         self.accelerator.init_trackers("tensorboard")
         start, earlier, timed = time.monotonic(), self.seconds, math.isfinite(seconds)
         # A GPU blurs by itself but wants many crops; a CPU has its cores for the network.
