@@ -17,6 +17,8 @@ from freqdiff.errors import InputError
 from freqdiff.images import ImageInput, ImageOutput, OpenedImage, open_image
 from freqdiff.self_check import SelfCheck
 
+_FEW = 0.01
+
 
 @dataclasses.dataclass(frozen=True)
 class Details:
@@ -32,6 +34,8 @@ class Details:
         check: where and how the picture is blurred and how far the result is to be trusted, in
             cells of 32 px; the maps are (h, w), or (B, h, w) for a batch. None where it was not
             asked for, or by a model that does not estimate the blur.
+        changed_share: share of the picture that changed by at least 1 level of 255 in the mean of a
+            cell of 16 px.
     """
 
     image: ImageOutput
@@ -43,6 +47,7 @@ class Details:
     tiles: int
     seconds: float
     check: SelfCheck | None = None
+    changed_share: float = 0.0
 
 
 @overload
@@ -176,8 +181,11 @@ def deblur_opened(
             )
             results.append(result)
     notes = opened.notes
+    shares = [result.changed_share for result in results]
     if not all(result.changed for result in results):
         notes = (*notes, "no blur that this model can remove was found: returned unchanged")
+    elif max(shares) < _FEW:
+        notes = (*notes, "little blur that this model can remove: under 1% of the photo changed")
     rgb = torch.cat([result.image for result in results])
     return rgb, Details(
         image=rgb,
@@ -189,6 +197,7 @@ def deblur_opened(
         tiles=results[0].tiles,
         seconds=sum(result.seconds for result in results),
         check=_together([result.check for result in results]),
+        changed_share=sum(shares) / len(shares),
     )
 
 

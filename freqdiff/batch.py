@@ -10,20 +10,32 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from torch import Tensor
+
 from freqdiff.api import deblur_opened
 from freqdiff.atomic import write_atomically
+from freqdiff.compare_picture import draw_comparison, profile
 from freqdiff.deblurrer import Deblurrer
 from freqdiff.errors import InputError, OutputError, PhotoError
-from freqdiff.images import open_image
-from freqdiff.photo import INPUT_SUFFIXES, OUTPUT_SUFFIXES, Photo, read_photo, write_photo
+from freqdiff.images import OpenedImage, open_image
+from freqdiff.photo import (
+    INPUT_SUFFIXES,
+    OUTPUT_SUFFIXES,
+    Metadata,
+    Photo,
+    read_photo,
+    write_photo,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One photo and the file for its result."""
+    """One photo, the file for its result, and that for a picture of both if one is wanted."""
 
     source: Path
     target: Path
+    comparison: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +154,7 @@ def plan(
                 continue
             if not os.path.isfile(source):
                 read_photo(source)
-            target = goal / _result_name(Path(source.name)) if to_folder else goal
+            target = goal / result_name(Path(source.name)) if to_folder else goal
             jobs.append(Job(source, target))
         except InputError as error:
             problems.append(Problem(source, str(error)))
@@ -172,7 +184,8 @@ def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
     photo = opened.photo
     assert photo is not None
     height, width = photo.pixels.shape[:2]
-    if settings.skip_existing and _is_whole(job.target, (height, width)):
+    compared = job.comparison is None or os.path.exists(job.comparison)
+    if settings.skip_existing and compared and _is_whole(job.target, (height, width)):
         return Outcome("skipped", (width, height), time.perf_counter() - started)
     rgb, details = deblur_opened(
         opened,
@@ -183,20 +196,55 @@ def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
         ensemble=settings.ensemble,
         progress=settings.progress,
     )
-    make_folder(job.target)
-    notes = details.notes
-    if not details.changed and settings.quality is None and _can_copy(photo, job.target):
-        if not (os.path.exists(job.target) and job.target.samefile(job.source)):
-            write_atomically(job.target, job.source.read_bytes())
-    else:
-        notes += write_photo(
-            job.target,
-            opened.restore_photo(rgb),
-            quality=settings.quality,
-            overwrite=settings.overwrite,
-        )
+    notes = details.notes + write_result(
+        job.target, opened, rgb, changed=details.changed, settings=settings
+    )
+    if job.comparison is not None:
+        write_comparison(job.comparison, photo, opened.rgb[0], rgb[0])
     status: Literal["written", "unchanged"] = "written" if details.changed else "unchanged"
     return Outcome(status, (width, height), time.perf_counter() - started, notes)
+
+
+def write_result(
+    path: Path, opened: OpenedImage, rgb: Tensor, *, changed: bool, settings: Settings
+) -> tuple[str, ...]:
+    """Write the result for a photo file; one that was not changed is copied if the format allows.
+
+    Args:
+        path: where to.
+        opened: the photo, from its file.
+        rgb: (1, 3, H, W) result for it.
+        changed: False if `rgb` is the photo.
+        settings: for quality and overwriting.
+
+    Returns:
+        Notes on what the format could not hold.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    photo = opened.photo
+    assert photo is not None
+    make_folder(path)
+    if not changed and settings.quality is None and _can_copy(photo, path):
+        assert photo.path is not None
+        if not (os.path.exists(path) and path.samefile(photo.path)):
+            write_atomically(path, photo.path.read_bytes())
+        return ()
+    return write_photo(
+        path, opened.restore_photo(rgb), quality=settings.quality, overwrite=settings.overwrite
+    )
+
+
+def write_comparison(path: Path, photo: Photo, before: Tensor, after: Tensor) -> None:
+    """Write the picture of a photo beside its result, both (3, H, W).
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    make_folder(path)
+    pixels = np.asarray(draw_comparison(before, after))
+    write_photo(path, Photo(pixels, metadata=Metadata(icc=profile(photo))), overwrite=True)
 
 
 def check_writable(path: Path) -> None:
@@ -248,10 +296,11 @@ def _jobs_of_folder(folder: Path, goal: Path, recursive: bool) -> list[Job]:
             f"Cannot use the folder {str(folder)!r}: it holds no photos "
             f"({', '.join(sorted(INPUT_SUFFIXES))}), so give another one{deeper}."
         )
-    return [Job(path, goal / _result_name(path.relative_to(folder))) for path in found]
+    return [Job(path, goal / result_name(path.relative_to(folder))) for path in found]
 
 
-def _result_name(path: Path) -> Path:
+def result_name(path: Path) -> Path:
+    """The name of the result for a photo; formats that cannot be written become PNG."""
     return path if path.suffix.lower() in OUTPUT_SUFFIXES else path.with_suffix(".png")
 
 

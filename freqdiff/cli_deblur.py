@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ EXAMPLES = """\
 examples:
   freqdiff deblur photo.jpg -o sharp.jpg
   freqdiff deblur photo.tif -o sharp.tif --steps 4 --seed 7
+  freqdiff deblur photo.jpg -o sharp.jpg --compare before_after.jpg
   freqdiff deblur holiday -o holiday_sharp --recursive --skip-existing"""
 
 
@@ -27,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="IN", help="photos, or folders of photos")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file or folder")
     add_model_options(parser)
+    parser.add_argument(
+        "--compare",
+        metavar="PATH",
+        help="also write pictures of before and after side by side, to a file or folder",
+    )
     parser.add_argument(
         "--quality",
         type=whole_number(1, 100),
@@ -47,15 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Deblur everything that can be; returns the exit code."""
     from freqdiff.batch import Settings, plan, process
+    from freqdiff.compare_plan import plan_comparisons
     from freqdiff.deblurrer import load
+    from freqdiff.info import peak_memory
 
+    started = time.perf_counter()
     jobs, problems = plan(
         arguments.inputs,
         arguments.output,
         recursive=arguments.recursive,
         overwrite=arguments.overwrite,
     )
+    if arguments.compare is not None:
+        jobs = plan_comparisons(jobs, arguments.output, arguments.compare)
     files: list[dict[str, Any]] = []
+    used: dict[str, Any] = {}
     for message in dict.fromkeys(problem.error for problem in problems):
         complain(message)
     files += [_failure(str(problem.source), problem.error) for problem in problems]
@@ -91,11 +104,16 @@ def run(arguments: argparse.Namespace) -> int:
             if talk:
                 count = f"[{number + 1}/{len(jobs)}] " if len(jobs) > 1 else ""
                 print(count + _line(job, outcome), flush=True)
+        used = {
+            "seconds": round(time.perf_counter() - started, 3),
+            "peak_memory_bytes": peak_memory(model.device),
+        }
     counts = collections.Counter(file["status"] for file in files)
     if arguments.json:
-        print(json.dumps({"files": files, **_totals(counts)}, indent=2))
-    elif talk and len(files) > 1:
-        print(", ".join(f"{count} {name}" for name, count in _totals(counts).items() if count))
+        print(json.dumps({"files": files, **_totals(counts), **used}, indent=2))
+    elif talk and (len(files) > 1 or not counts["failed"]):
+        counted = (f"{count} {name}" for name, count in _totals(counts).items() if count)
+        print(f"{', '.join(counted)}{_usage(used)}")
     return 1 if counts["failed"] else 0
 
 
@@ -109,7 +127,16 @@ def _line(job: Job, outcome: Outcome) -> str:
     width, height = outcome.size
     how = "was there already" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
     line = f"{job.source} -> {job.target} ({width}x{height}, {how})"
+    if job.comparison is not None:
+        line += f", compared in {job.comparison}"
     return "\n".join([line, *(f"  note: {note}" for note in outcome.notes)])
+
+
+def _usage(used: dict[str, Any]) -> str:
+    """Time and memory of a batch in which there was something to do."""
+    if not used:
+        return ""
+    return f" in {used['seconds']:.1f} s, with {used['peak_memory_bytes'] / 1e9:.1f} GB of memory"
 
 
 def _success(job: Job, outcome: Outcome) -> dict[str, Any]:
@@ -117,6 +144,7 @@ def _success(job: Job, outcome: Outcome) -> dict[str, Any]:
     return {
         "input": str(job.source),
         "output": str(job.target),
+        "comparison": None if job.comparison is None else str(job.comparison),
         "status": outcome.status,
         "width": width,
         "height": height,

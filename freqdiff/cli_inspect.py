@@ -6,13 +6,10 @@ import argparse
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from freqdiff.cli_base import add_model_options
 from freqdiff.errors import InputError, OutputError
-
-if TYPE_CHECKING:
-    from freqdiff.self_check import SelfCheck
 
 SUMMARY = "tell how a photo is blurred and how far its result is to be trusted"
 USAGE = "PHOTO [-o MAPS.png] [options]"
@@ -43,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from freqdiff.check_picture import draw_check
     from freqdiff.deblurrer import load
     from freqdiff.images import open_image
+    from freqdiff.self_check import summary
 
     if arguments.output is not None and arguments.output.suffix.lower() != ".png":
         raise OutputError(f"{arguments.output} has another ending than .png: the maps are a PNG.")
@@ -77,30 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
         write_atomically(arguments.output, buffer.getvalue())
     print(json.dumps(facts, indent=2) if arguments.json else describe(facts))
     return 0
-
-
-def summary(check: SelfCheck) -> dict[str, Any]:
-    """Numbers of the whole photo.
-
-    Returns:
-        Medians of the blur's length and width in pixels, the mean direction in degrees and how
-        much the directions agree (0 to 1), the mean expected error in levels of 255, and the share
-        of the photo where the confidence is above one half.
-    """
-    import torch
-
-    turn = torch.deg2rad(2 * check.angle_deg)
-    extent = check.length_px - check.width_px
-    x, y = float((extent * turn.cos()).sum()), float((extent * turn.sin()).sum())
-    mean = torch.rad2deg(torch.atan2(torch.tensor(y), torch.tensor(x))) / 2 % 180
-    return {
-        "length_px": round(float(check.length_px.median()), 1),
-        "width_px": round(float(check.width_px.median()), 1),
-        "angle_deg": round(float(mean), 0),
-        "agreement": round((x * x + y * y) ** 0.5 / max(float(extent.sum()), 1e-9), 2),
-        "expected_error": round(255 * float(check.expected_error.mean()), 2),
-        "confident_share": round(float((check.confidence > 0.5).float().mean()), 3),
-    }
 
 
 def describe(facts: dict[str, Any]) -> str:

@@ -27,7 +27,9 @@ ENSEMBLES = (1, 2, 4, 8)
 BAND_CELL = 256
 BRIGHTNESS_SLACK = 5 / 255
 FLAT_RANGE = 2 / 255
-_SMALLEST_CHANGE = 1 / 255
+_SMALLEST_CHANGE, _SMALL_CHANGE, _SMALL_SHARE = 1 / 255, 4 / 255, 0.01
+"""In held-out sharp photos, and those whose blur the shipped model cannot undo, the mean change is
+below 0.9 levels of 255 in 99% of the cells of 16 px, and nowhere above 3.5."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,8 @@ class FrameResult:
 
     Attributes:
         image: (1, 3, H, W) float32 on the CPU in [0, 1].
-        changed: False where the model had nothing to offer and `image` is the input.
+        changed_share: share of the photo that changed by at least 1 level of 255 in the mean of a
+            cell of 16 px; 0 where the model had nothing to offer and `image` is the input.
         tiles: number of tiles.
         seconds: wall time.
         check: where the photo is blurred and how far the result is to be trusted; None if it was
@@ -44,10 +47,15 @@ class FrameResult:
     """
 
     image: Tensor
-    changed: bool
+    changed_share: float
     tiles: int
     seconds: float
     check: SelfCheck | None = None
+
+    @property
+    def changed(self) -> bool:
+        """False where `image` is the input."""
+        return self.changed_share > 0
 
 
 class Deblurrer(nn.Module):
@@ -168,12 +176,12 @@ class Deblurrer(nn.Module):
             result = tie_low_band(result, image)
         result = keep_flat(result, image)
         result = result.clamp_(0, 1)
-        changed = _largest_change(result, image) >= _SMALLEST_CHANGE
-        result = result if changed else image.clone()
+        share = _changed_share(result, image)
+        result = result if share else image.clone()
         checked = None if blur is None else self_check.check(image, result, blur)
         kept = _to_cpu(result)
         seconds = time.perf_counter() - started
-        return FrameResult(kept, changed, first.tiles, seconds, checked)
+        return FrameResult(kept, share, first.tiles, seconds, checked)
 
 
 def load(name: str = "tiny", device: str = "auto") -> Deblurrer:
@@ -238,10 +246,13 @@ def keep_flat(result: Tensor, image: Tensor) -> Tensor:
     return torch.lerp(image, result, share, out=result)
 
 
-def _largest_change(result: Tensor, image: Tensor) -> float:
-    """Largest mean absolute change in a cell of 16 px: small where the model did nothing."""
+def _changed_share(result: Tensor, image: Tensor) -> float:
+    """Share of the cells of 16 px that changed, or 0 if few did and by little: what is left then is
+    no deblurring, and to give the photo back as it came costs nobody a sharp pixel."""
     change = (result - image).abs_().mean(1, keepdim=True)
-    return float(F.avg_pool2d(change, 16, ceil_mode=True).max())
+    cells = F.avg_pool2d(change, 16, ceil_mode=True)
+    share = float((cells >= _SMALLEST_CHANGE).float().mean())
+    return share if share >= _SMALL_SHARE or float(cells.max()) >= _SMALL_CHANGE else 0.0
 
 
 def _to_cpu(image: Tensor) -> Tensor:

@@ -142,8 +142,8 @@ def _detect(start: bytes) -> str:
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if size[0] * size[1] > max_pixels:
         raise PhotoError(
-            f"it has {size[0]} x {size[1]} pixels; expected at most {max_pixels}, "
-            "so raise max_pixels if you trust the file"
+            f"it has {size[0]} x {size[1]} pixels; expected at most {max_pixels:,}, "
+            "so make it smaller first"
         )
 
 

@@ -8,6 +8,7 @@ difference, and how much was changed at all, predict the error of the result.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,28 @@ def check(photo: Tensor, result: Tensor, blur: BlurField) -> SelfCheck:
     length, width, angle = _axes(blur.log_psf[0])
     maps = (length, width, angle, error, _HALF / (_HALF + error))
     return SelfCheck(*(values.float().cpu() for values in maps))
+
+
+def summary(check: SelfCheck) -> dict[str, Any]:
+    """Numbers of the whole photo.
+
+    Returns:
+        Medians of the blur's length and width in pixels, the mean direction in degrees and how
+        much the directions agree (0 to 1), the mean expected error in levels of 255, and the share
+        of the photo where the confidence is above one half.
+    """
+    turn = torch.deg2rad(2 * check.angle_deg)
+    extent = check.length_px - check.width_px
+    x, y = float((extent * turn.cos()).sum()), float((extent * turn.sin()).sum())
+    mean = torch.rad2deg(torch.atan2(torch.tensor(y), torch.tensor(x))) / 2 % 180
+    return {
+        "length_px": round(float(check.length_px.median()), 1),
+        "width_px": round(float(check.width_px.median()), 1),
+        "angle_deg": round(float(mean), 0),
+        "agreement": round((x * x + y * y) ** 0.5 / max(float(extent.sum()), 1e-9), 2),
+        "expected_error": round(255 * float(check.expected_error.mean()), 2),
+        "confident_share": round(float((check.confidence > 0.5).float().mean()), 3),
+    }
 
 
 def cell_rms(values: Tensor) -> Tensor:

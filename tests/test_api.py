@@ -27,6 +27,7 @@ from freqdiff.checkpoint import save_model, shipped_models
 from freqdiff.deblurrer import BAND_CELL, BRIGHTNESS_SLACK, Deblurrer, load, tie_low_band
 from freqdiff.errors import FreqDiffError, InputError, ModelError
 from freqdiff.model import ModelConfig
+from freqdiff.sampler import Sample
 
 SIZE = (75, 101)
 
@@ -149,6 +150,37 @@ def test_untrained_model_returns_the_input(untrained: Deblurrer, kind: str, step
     assert not details.changed
     note = "no blur that this model can remove was found: returned unchanged"
     assert details.notes[-1] == note
+
+
+@pytest.mark.parametrize(
+    ("places", "change", "share", "note"),
+    [
+        (1, 3, 0, "no blur that this model can remove was found: returned unchanged"),
+        (1, 6, 1 / 300, "little blur that this model can remove: under 1% of the photo changed"),
+        (9, 3, 9 / 300, None),
+        (300, 0.5, 0, "no blur that this model can remove was found: returned unchanged"),
+    ],
+    ids=["faint", "small", "large", "weak"],
+)
+def test_what_counts_as_a_change(
+    monkeypatch: pytest.MonkeyPatch, places: int, change: float, share: float, note: str | None
+) -> None:
+    """A model that changes some cells of 16 px by some levels of 255."""
+    image = torch.full((3, 240, 320), 0.5)
+    image[:, ::2] = 0.4
+    result = image[None].clone()
+    for place in range(places):
+        row, column = divmod(place, 20)
+        result[..., 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] += change / 255
+    model = random_deblurrer()
+    monkeypatch.setattr(model, "_sampler", lambda *_: Sample(result.clone(), None, 1))
+    monkeypatch.setattr("freqdiff.deblurrer.tie_low_band", lambda result, _: result)
+    details = deblur(image, model=model, return_details=True)
+    assert details.changed_share == pytest.approx(share)
+    assert details.changed == (share > 0)
+    assert details.notes == (() if note is None else (note,))
+    assert isinstance(details.image, Tensor)
+    assert torch.equal(details.image, image) == (share == 0)
 
 
 @pytest.mark.parametrize("level", [0, 255])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,11 +37,17 @@ def photos(folder: str) -> set[str]:
     return set(commands.contents(Path(folder)))
 
 
+def last_line(result: commands.Result) -> str:
+    return result.out.splitlines()[-1]
+
+
 def test_one_file_to_a_file(model: Path) -> None:
     source = commands.put_photo(Path("a.png"))
     before = source.read_bytes()
     result = deblur("a.png", "-o", "b.png", model=model)
     assert result.out.startswith("a.png -> b.png (64x48, ")
+    pattern = r"1 written in \d+\.\d s, with \d+\.\d GB of memory"
+    assert re.fullmatch(pattern, last_line(result))
     assert result.err == ""
     assert source.read_bytes() == before
     pixels = read_photo("b.png").pixels
@@ -105,7 +112,7 @@ def test_folders_keep_their_structure(model: Path) -> None:
     result = deblur("in", "-o", "all", "--recursive", model=model)
     assert photos("all") == {"a.jpg", "deep/b.png", "deep/er/c.tif"}
     assert "[3/3]" in result.out
-    assert result.out.endswith("\n3 written\n")
+    assert last_line(result).startswith("3 written in ")
 
 
 def test_results_inside_the_input_are_no_input(model: Path) -> None:
@@ -144,7 +151,13 @@ def test_one_bad_file_stops_nothing(model: Path, monkeypatch: pytest.MonkeyPatch
     assert "'no.jpg'" in errors[0]
     assert "b.jpg" in errors[1]
     assert "c.png: Unexpected RuntimeError: a bug" in errors[2]
-    assert result.out.endswith("2 written, 3 failed\n")
+    assert last_line(result).startswith("2 written, 3 failed in ")
+
+
+def test_nothing_to_do_but_complain(model: Path) -> None:
+    result = deblur("no.jpg", "neither.jpg", "-o", "out", model=model, code=1)
+    assert result.out == "2 failed\n"
+    assert len(result.err.splitlines()) == 2
 
 
 def test_json_and_quiet(model: Path) -> None:
@@ -154,6 +167,8 @@ def test_json_and_quiet(model: Path) -> None:
     assert {k: report[k] for k in ("written", "unchanged", "skipped", "failed")} == {
         "written": 1, "unchanged": 0, "skipped": 0, "failed": 1
     }  # fmt: skip
+    assert report["seconds"] > 0
+    assert report["peak_memory_bytes"] > 100e6
     good, bad = report["files"]
     assert (good["input"], good["output"], good["status"]) == ("a.png", "out/a.png", "written")
     assert (good["width"], good["height"], good["notes"]) == (64, 48, [])
@@ -176,7 +191,7 @@ def test_skip_existing_checks_what_is_there(model: Path) -> None:
     result = deblur("in", "-o", "out", "--skip-existing", model=model)
     assert Path("out/whole.png").stat().st_mtime_ns == before
     assert commands.contents(Path("out")) == expected
-    assert result.out.endswith("3 written, 1 skipped\n")
+    assert last_line(result).startswith("3 written, 1 skipped in ")
     assert "was there already" in result.out
 
 
@@ -200,7 +215,7 @@ def test_two_inputs_for_one_output(model: Path) -> None:
     result = deblur("x", "y", "y/b.png", "-o", "out", model=model, code=1)
     commands.sentence(result.err, "'x/a.png' and 'y/a.png'", "out/a.png", "rename")
     assert photos("out") == {"b.png"}
-    assert result.out.endswith("1 written, 2 failed\n")
+    assert last_line(result).startswith("1 written, 2 failed in ")
 
 
 def test_same_input_twice_is_done_once(model: Path) -> None:

@@ -48,6 +48,7 @@ LAYERS = (
     (
         "freqdiff.batch",
         "freqdiff.check_picture",
+        "freqdiff.compare_*",
         "freqdiff.data",
         "freqdiff.evaluate",
         "freqdiff.info",

@@ -128,7 +128,7 @@ def test_other_kinds_of_tiff(tmp_path: Path) -> None:
 def test_too_many_pixels(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content_of(kind))
-    with pytest.raises(PhotoError, match="48 x 64 pixels; expected at most 3071"):
+    with pytest.raises(PhotoError, match="48 x 64 pixels; expected at most 3,071"):
         read_photo(path, max_pixels=64 * 48 - 1)
     assert read_photo(path, max_pixels=64 * 48).pixels.shape == PIXELS.shape
 
