@@ -20,12 +20,14 @@ from freqdiff import (
     cli_info,
     cli_inspect,
     cli_train,
+    cli_web,
 )
 from freqdiff.cli_base import INTERRUPTED, Parser, complain, debugging, sentence
 
 _COMMANDS = {
     "deblur": cli_deblur,
     "inspect": cli_inspect,
+    "web": cli_web,
     "evaluate": cli_evaluate,
     "train": cli_train,
     "info": cli_info,

@@ -19,7 +19,9 @@ from freqdiff.photo import read_photo
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize("command", ["", "deblur", "evaluate", "train", "info", "bench"])
+@pytest.mark.parametrize(
+    "command", ["", "deblur", "inspect", "evaluate", "train", "info", "bench", "web"]
+)
 def test_help_fits_a_screen_and_has_examples(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, out, err = commands.run(*command.split(), "--help")
@@ -55,6 +57,8 @@ def test_version() -> None:
         ("train --data a --output b", "--config"),
         ("train --config huge --data a --output b", "huge"),
         ("train --config tiny --data a --output b --minutes 0", "minutes above 0"),
+        ("web --port 70000", "from 0 to 65535"),
+        ("web --max-megapixels 0", "from 1 to 400"),
     ],
 )
 def test_wrong_arguments(arguments: str, word: str) -> None:
@@ -157,6 +161,12 @@ def test_interrupted_while_working(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result = commands.run("deblur", photo, "-o", tmp_path / "b.png", "--model", model, "--json")
     commands.refused(result, "Interrupted: 0 of 1 photos", "was not written", code=130)
     assert commands.contents(tmp_path) == before
+
+
+def test_the_web_page_without_gradio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    commands.refused(commands.run("web"), "gradio", "freqdiff-deblur[web]")
 
 
 def test_info() -> None:

@@ -60,6 +60,8 @@ LAYERS = (
         "freqdiff.train",
         "freqdiff.train_config",
         "freqdiff.validation",
+        "freqdiff.web",
+        "freqdiff.web_*",
     ),
     ("freqdiff.cli", "freqdiff.cli_*", "freqdiff.__main__"),
 )
@@ -154,6 +156,6 @@ def test_import_is_fast_and_light() -> None:
     assert seconds <= 0.3, f"import freqdiff takes {seconds:.2f} s beyond torch"
 
     heavy = {"accelerate", "diffusers", "imagecodecs", "peft", "scipy", "skimage"}
-    heavy |= {"blursynth", "tensorboard", "tifffile", "transformers"}
+    heavy |= {"blursynth", "gradio", "tensorboard", "tifffile", "transformers"}
     assert not heavy & {name.split(".")[0] for name in loaded}
     assert not [name for name in loaded if fnmatchcase(name, "PIL.*ImagePlugin")]
