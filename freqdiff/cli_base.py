@@ -72,7 +72,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="sampling steps, 1 to 1000 (as the model prefers)",
     )
     parser.add_argument(
-        "--seed", type=whole_number(0), default=0, metavar="N", help="of the random numbers (0)"
+        "--seed",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="seed of the random numbers (0)",
     )
     parser.add_argument(
         "--tile",
@@ -90,7 +94,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="mean over 2, 4 or 8 turned versions: slower, a little better",
     )
     parser.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (auto)"
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="where to compute: auto, cpu, cuda, cuda:1, ... (auto)",
     )
 
 

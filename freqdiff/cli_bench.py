@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the rows there, not to benchmarks/results",
     )
-    parser.add_argument("--only", metavar="OP", help="of the kernels: the cases of one operation")
-    parser.add_argument("--runs", type=int, metavar="N", help="of each contestant")
+    parser.add_argument("--only", metavar="OP", help="only the cases of one operation (kernels)")
+    parser.add_argument("--runs", type=int, metavar="N", help="runs of each contestant")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quality",
         type=whole_number(1, 100),
         metavar="N",
-        help="of JPEG and WebP (as the source)",
+        help="quality of JPEG and WebP, 1 to 100 (as the source)",
     )
     flags = {
         "--recursive": "take sub-folders too; their structure is kept",

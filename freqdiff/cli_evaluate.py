@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="two folders, matched by the names of their photos",
     )
     kinds.add_argument("--unharmed", metavar="DIR", help="sharp photos, which should stay so")
-    kinds.add_argument("--synthetic", metavar="DIR", help="sharp photos, blurred by physics")
+    kinds.add_argument(
+        "--synthetic", metavar="DIR", help="sharp photos, to be blurred by BlurSynth"
+    )
     parser.add_argument(
         "--align",
         action="store_true",

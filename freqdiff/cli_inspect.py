@@ -21,13 +21,13 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("photo", metavar="PHOTO")
+    parser.add_argument("photo", metavar="PHOTO", help="the photo to look at")
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="PNG",
-        help="picture of the blur, and of the confidence from red to green",
+        help="draw the blur, and the confidence from red to green",
     )
     add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -43,7 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     from freqdiff.self_check import summary
 
     if arguments.output is not None and arguments.output.suffix.lower() != ".png":
-        raise OutputError(f"{arguments.output} has another ending than .png: the maps are a PNG.")
+        raise OutputError(
+            f"Cannot write {str(arguments.output)!r}: the maps are a PNG picture, so choose a name "
+            "that ends in .png."
+        )
     opened = open_image(arguments.photo)
     model = load(arguments.model, arguments.device)
     _, details = deblur_opened(
@@ -85,8 +88,8 @@ def describe(facts: dict[str, Any]) -> str:
         along += f", mostly at {facts['angle_deg']:.0f} degrees (0: level, 90: upright)"
     lines.append(f"blur     {along}")
     lines.append(
-        f"result   expected to be {facts['expected_error']:.1f} levels of 255 off in the mean; "
-        f"below 5 levels in {100 * facts['confident_share']:.0f}% of the photo"
+        f"result   expected to be {facts['expected_error']:.1f} levels of 255 off on average, and "
+        f"less than 5 in {100 * facts['confident_share']:.0f}% of the photo"
     )
     if facts["maps"]:
         lines.append(f"maps     {facts['maps']}")

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init",
         metavar="MODEL",
-        help="start with its weights, or its blur estimator",
+        help="start with the weights of a model, or with its blur estimator",
     )
     parser.add_argument(
         "--anchor-steps",
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=whole_number(0), metavar="N", help="processes that prepare crops"
     )
     parser.add_argument(
-        "--seed", type=whole_number(0), default=0, metavar="N", help="of weights and data (0)"
+        "--seed", type=whole_number(0), default=0, metavar="N", help="seed of weights and data (0)"
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 

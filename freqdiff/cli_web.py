@@ -21,10 +21,17 @@ Photos stay on this computer and are deleted when their visitor leaves."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at (127.0.0.1)"
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen at (127.0.0.1: this computer alone)",
     )
     parser.add_argument(
-        "--port", type=whole_number(0, 65535), default=7860, metavar="N", help="(7860)"
+        "--port",
+        type=whole_number(0, 65535),
+        default=7860,
+        metavar="N",
+        help="port to listen at, 0 for one that is free (7860)",
     )
     parser.add_argument(
         "--max-megapixels",
@@ -37,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="tiny", metavar="NAME", help="shipped model or model folder (tiny)"
     )
     parser.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (auto)"
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="where to compute: auto, cpu, cuda, cuda:1, ... (auto)",
     )
 
 

@@ -59,7 +59,9 @@ def test_large_photos_are_drawn_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     path = blurred_photo(tmp_path / "a.png")
-    commands.refused(commands.run("inspect", path, "-o", tmp_path / "maps.jpg"), "than .png")
+    commands.refused(
+        commands.run("inspect", path, "-o", tmp_path / "maps.jpg"), "maps.jpg", "ends in .png"
+    )
     commands.refused(commands.run("inspect", tmp_path / "no.png"), "no.png")
     save_model(tmp_path / "plain", random_denoiser(TOY), {})
     result = commands.run("inspect", path, "--model", tmp_path / "plain")
