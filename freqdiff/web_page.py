@@ -135,7 +135,12 @@ class _Work:
             folder = cache / secrets.token_hex(16)
             folder.mkdir(parents=True)
             visit.folders.append(folder)
-            return sharpen(photo, folder, self.model(model), settings, self.max_pixels, go_on)
+            try:
+                return sharpen(photo, folder, self.model(model), settings, self.max_pixels, go_on)
+            finally:
+                # What was written after the visitor left is in no list any more.
+                if cancelled.is_set():
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def build_page(
@@ -154,9 +159,7 @@ def build_page(
     """
     work = _Work(device, round(max_megapixels * 1e6))
     steps_of_model = work.model(model).denoiser.config.default_steps
-    page = gr.Blocks(
-        title="FreqDiff", analytics_enabled=False, delete_cache=(_SWEEP_S, KEPT_S), mode="freqdiff"
-    )
+    page = gr.Blocks(title="FreqDiff", analytics_enabled=False, delete_cache=(_SWEEP_S, KEPT_S))
     cache = Path(page.GRADIO_CACHE)
     with page:
         gr.Markdown(_TITLE, elem_id="title")

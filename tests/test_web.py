@@ -250,13 +250,6 @@ def status(page: Any, words: str) -> str:
     return str(page.inner_text("#status"))
 
 
-def shown_colours(page: Any, picture: str) -> list[tuple[int, ...]]:
-    """The colours on the screen left and right of the middle of a slider."""
-    with Image.open(io.BytesIO(page.locator(picture).screenshot())) as shot:
-        width, height = shot.size
-        return [shot.convert("RGB").getpixel((x * width // 8, height // 2)) for x in (3, 5)]
-
-
 def test_from_upload_to_download(page: Any, server: Server, tmp_path: Path) -> None:
     content = photo()
     send(page, "Grüße <b>.jpg", content)
