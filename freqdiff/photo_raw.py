@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 from numpy.typing import NDArray
 from PIL import JpegImagePlugin
@@ -35,7 +35,7 @@ def open_raw(stream: IO[bytes]) -> Any:
             'pip install "freqdiff-deblur[raw]", or export the photo as TIFF or JPEG'
         ) from error
     try:
-        return rawpy.imread(stream)
+        return rawpy.imread(cast(BinaryIO, stream))
     except rawpy.LibRawFileUnsupportedError as error:
         raise PhotoError(
             "it is a raw file of a camera that is not known; expected a developed photo, "
