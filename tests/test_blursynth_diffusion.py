@@ -284,6 +284,19 @@ def test_save_and_load(tmp_path: Path) -> None:
     torch.testing.assert_close(generated(quiet(half)), wanted, rtol=0, atol=0.1)
 
 
+def test_offloading_gives_the_same() -> None:
+    """The hooks of accelerate, here from the CPU to the CPU, reach every part that is called."""
+    pipeline = make_tiny()
+    pipeline.enable_model_cpu_offload(device="cpu")
+    made = pipeline(sharp(), SLOW, num_inference_steps=2, generator=seeded())
+    plain = tiny()(sharp(), SLOW, num_inference_steps=2, generator=seeded())
+    assert torch.equal(made.images, plain.images)
+    names = set(pipeline.model_cpu_offload_seq.split("->"))
+    assert names | {"controlnet"} == {
+        name for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)
+    }
+
+
 def quiet(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
