@@ -279,9 +279,7 @@ class Training:
 
     def _advance(self, pairs: Pairs) -> float:
         config, device = self.config, self.accelerator.device
-        memory = torch.channels_last
-        y, x0 = (v.to(device).contiguous(memory_format=memory) for v in pairs[:2])
-        pairs = Pairs(y, x0, pairs.psf.to(device))
+        pairs = Pairs(*(values.to(device) for values in pairs))
         anchor_only = self.model.blur is not None and self.step < min(
             config.anchor_steps, config.steps // 4
         )
