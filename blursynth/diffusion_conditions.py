@@ -19,7 +19,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from blursynth.camera import Camera
-from blursynth.psf import BlurField
+from blursynth.psf import BlurField, blur_field
+from blursynth.scene import Scene
 from blursynth.sensor import noise_levels, srgb_to_linear
 
 CONTENT_CHANNELS = 3
@@ -99,6 +100,24 @@ def physics_map(field: BlurField, sharp: Tensor, iso: float) -> Tensor:
     blur = F.interpolate(grid[None].to(sharp), size, mode="bilinear", align_corners=False)[0]
     noise = _compressed(255 * _noise_deviation(sharp, iso), _MOST_NOISE)
     return torch.cat((blur, noise[None]))
+
+
+def physics_maps(scenes: Scene, sharp: Tensor, origins: Tensor) -> Tensor:
+    """Maps (B, 4, H, W) of a batch for training: `physics_map` of each exposure's blur field.
+
+    Args:
+        scenes: B exposures.
+        sharp: (B, 3, H, W) sRGB in [0, 1].
+        origins: (B, 2) position (y, x) of each photo in its frame, in pixels.
+    """
+    size = (sharp.shape[-2], sharp.shape[-1])
+    made = []
+    for index, (photo, origin) in enumerate(zip(sharp, origins.tolist(), strict=True)):
+        one = slice(index, index + 1)
+        scene = scenes.map(lambda values, one=one: values[one])  # type: ignore[misc]
+        field = blur_field(scene, size, (round(origin[0]), round(origin[1])))
+        made.append(physics_map(field, photo, float(scene.development.iso)))
+    return torch.stack(made)
 
 
 def _compressed(values: Tensor, largest: float) -> Tensor:

@@ -20,10 +20,13 @@ from blursynth.diffusion_conditions import (
     Physics,
     combine,
     physics_map,
+    physics_maps,
     stack,
     widen_controlnet,
 )
-from blursynth.psf import BlurField
+from blursynth.physics import draw_exposure
+from blursynth.psf import BlurField, blur_field
+from blursynth.scene import stack_scenes
 from freqdiff.errors import InputError, ModelError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -206,6 +209,23 @@ def test_physics_map_tells_motion_focus_and_noise() -> None:
     assert levels[0] == 0
     assert levels == sorted(levels)
     assert float(noise.std()) < 1e-6
+
+
+def test_maps_of_a_batch() -> None:
+    images = torch.stack([photo(64, 96), photo(64, 96, "coffee")])
+    drawn = [
+        draw_exposure(image, camera, seed=3)
+        for image, camera in zip(images, (SLOW, FAST), strict=True)
+    ]
+    origins = torch.tensor([[0.0, 0.0], [32.0, 16.0]])
+    together = physics_maps(stack_scenes([one.scene for one in drawn]), images, origins)
+    assert together.shape == (2, 4, 64, 96)
+    for made, image, one, origin in zip(together, images, drawn, ((0, 0), (32, 16)), strict=True):
+        field = blur_field(one.scene, (64, 96), origin)
+        assert torch.equal(made, physics_map(field, image, one.camera.iso))
+    # The slow one is blurred more, and noisier.
+    assert float(together[0, :2].norm()) > 2 * float(together[1, :2].norm())
+    assert float(together[0, 3].mean()) > float(together[1, 3].mean())
 
 
 def test_a_foreign_controlnet_is_widened_without_effect() -> None:
