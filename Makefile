@@ -113,4 +113,5 @@ $(RUN): $(SETTINGS) $(SOURCES)
 
 $(DEV): $(SETTINGS) $(SOURCES)
 	$(PIP) install --no-build-isolation --editable '.[dev]'
+	$(PIP) install --no-deps open-clip-torch  # for its vocabulary; it would pull in torchvision
 	@touch $@ $(RUN)

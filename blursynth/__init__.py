@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from blursynth.camera import Camera
     from blursynth.dataset import build
+    from blursynth.diffusion_config import DiffusionConfig
     from blursynth.engines import synthesize
     from blursynth.exif import read_camera, write_camera
     from blursynth.motion import Hand
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Camera",
     "Conditions",
+    "DiffusionConfig",
     "Hand",
     "build",
     "read_camera",
@@ -30,6 +32,7 @@ __all__ = [
 _HOMES = {
     "Camera": "blursynth.camera",
     "Conditions": "blursynth.shot",
+    "DiffusionConfig": "blursynth.diffusion_config",
     "Hand": "blursynth.motion",
     "build": "blursynth.dataset",
     "read_camera": "blursynth.exif",

@@ -11,6 +11,7 @@ from freqdiff.errors import FreqDiffError
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+ENGINE_HELP = "physics, or diffusion:BASE[,key=value...]"
 
 
 class Parser(argparse.ArgumentParser):

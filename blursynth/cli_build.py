@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from blursynth.cli_base import complain, whole_number
+from blursynth.cli_base import ENGINE_HELP, complain, whole_number
 
 SUMMARY = "make a data set of blurred and sharp photos"
 USAGE = "--sharp DIR --out DIR [options]"
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--per-photo", type=whole_number(1), default=1, metavar="N", help="of each photo (1)")
     add("--seed", type=whole_number(0), default=0, metavar="N", help="of the random numbers (0)")
     add("--prior", metavar="CSV", help="table of real exposures to draw from")
-    add("--engine", default="physics", metavar="NAME", help="what blurs (physics)")
+    add("--engine", default="physics", metavar="NAME", help=ENGINE_HELP)
     add("--workers", type=whole_number(1), default=1, metavar="N", help="processes (1)")
     add("--crop", type=whole_number(64), metavar="PX", help="side of the pairs (whole photos)")
     add("--format", choices=("png", "jpeg"), default="png", help="of the files (png)")

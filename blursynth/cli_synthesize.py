@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blursynth.cli_base import whole_number
+from blursynth.cli_base import ENGINE_HELP, whole_number
 from blursynth.cli_camera import add_camera_options, ends_in, refuse_to_replace, settings_for
 from blursynth.cli_text import in_pixels, in_words, landscape, to_json
 from freqdiff.errors import InputError, PhotoError
 
 if TYPE_CHECKING:
     from blursynth.camera import Camera
+    from blursynth.certificate import Certificate
     from blursynth.psf import BlurField
     from freqdiff.photo import Photo
 
@@ -24,8 +25,7 @@ SUMMARY = "blur a sharp photo as a camera with these settings would"
 USAGE = "PHOTO -o OUT [options]"
 EXAMPLES = """\
 examples:
-  blursynth synthesize photo.jpg -o out.jpg --exposure 1/4 --focal 85 --seed 7
-  blursynth synthesize photo.jpg -o out.png --aperture 2 --focus 2 --distance 4"""
+  blursynth synthesize photo.jpg -o out.jpg --exposure 1/4 --focal 85 --seed 7"""
 
 # Settings in XMP, which would contradict the new ones.
 _XMP_SETTINGS = re.compile(
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JPEG, PNG, WebP or TIFF file",
     )
     add_camera_options(parser)
+    add("--engine", default="physics", metavar="NAME", help=ENGINE_HELP)
     add("--no-noise", action="store_true", help="leave out the noise of the sensor")
     add("--no-mosaic", action="store_true", help="a sensor with all colours in each pixel")
     add(
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Blur the photo; returns the exit code."""
+    from blursynth.certificate import certify
     from blursynth.engines import synthesize
     from freqdiff.images import open_image
     from freqdiff.photo import write_photo
@@ -85,10 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
     result = synthesize(
         opened.rgb[0],
         settings.camera,
+        engine=arguments.engine,
         seed=settings.seed,
         conditions=conditions,
         depth_m=settings.depth_m,
     )
+    certificate = None
+    if arguments.engine != "physics":
+        certificate = certify(opened.rgb[0], result.blurred)
     photo, notes = _with_camera(opened.restore_photo(result.blurred[None]), settings.camera)
     quality = arguments.jpeg if is_jpeg else None
     notes = (*opened.notes, *notes, *write_photo(arguments.output, photo, quality=quality))
@@ -106,7 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
         "depth": arguments.depth,
         "seed": settings.seed,
         **_extent(result.field),
-        "notes": (*notes, *_faintness(result.field)),
+        "engine": arguments.engine,
+        "certificate": certificate and dataclasses.asdict(certificate),
+        "notes": (*notes, *_faintness(result.field), *_misfit(certificate)),
         "seconds": round(time.perf_counter() - started, 3),
     }
     print(to_json(report) if arguments.json else _text(report))
@@ -192,6 +200,16 @@ def _faintness(field: BlurField) -> tuple[str, ...]:
     return (
         f"shake and defocus reach {most:.1f} px at most, which is hardly visible: give a longer "
         "--exposure or --focal, or a --distance out of focus",
+    )
+
+
+def _misfit(certificate: Certificate | None) -> tuple[str, ...]:
+    """A note if the result does not lie on the photo."""
+    if certificate is None or certificate.passed:
+        return ()
+    return (
+        f"the result is {certificate.shift_px:.1f} px off the photo, and its coarse content "
+        f"{certificate.low_band_psnr_db:.1f} dB from it: not fit for training",
     )
 
 

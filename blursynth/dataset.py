@@ -18,7 +18,8 @@ from blursynth.build_pair import Outcome
 from blursynth.build_plan import MIN_SIDE, SUFFIXES, Format, Plan, Settings
 from blursynth.build_report import compare_with, write_report
 from blursynth.camera import Camera, load_prior
-from blursynth.engines import ENGINES
+from blursynth.diffusion_config import DiffusionConfig
+from blursynth.engines import check_engine
 from blursynth.shards import write_shards
 from freqdiff.errors import InputError, OutputError
 
@@ -68,7 +69,7 @@ def build(
     per_photo: int = 1,
     seed: int = 0,
     prior: str | os.PathLike[str] | Sequence[Camera] | None = None,
-    engine: str = "physics",
+    engine: str | DiffusionConfig = "physics",
     workers: int = 1,
     crop: int | None = None,
     format: Format = "png",
@@ -89,7 +90,7 @@ def build(
         per_photo: pairs of each photo.
         seed: of all random numbers; pair i is a function of (seed, i) and the photos alone.
         prior: exposures to draw from, or their table (see `blursynth.camera.load_prior`).
-        engine: "physics".
+        engine: of `engines.synthesize`. The diffusion engine wants one worker for each GPU.
         workers: processes, each with one thread. With more than one, a script needs the usual
             `if __name__ == "__main__":`.
         crop: side of the pairs in pixels, at least 64; None: whole photos.
@@ -103,6 +104,7 @@ def build(
     Raises:
         InputError: a setting, a folder or a table cannot be used, or the output folder holds a data
             set of other settings or photos.
+        ModelError: the base of the diffusion engine cannot be loaded.
         OutputError: the output folder is in use or cannot be written, or a worker was killed.
         KeyboardInterrupt: finished pairs stay.
     """
@@ -113,7 +115,7 @@ def build(
     cameras = _cameras(prior)
     digest = build_plan.digest_of_prior(cameras)
     wanted = per_photo * len(photos) if count is None else count
-    settings = Settings(wanted, seed, engine, crop, format, shard_size, digest)
+    settings = Settings(wanted, seed, str(engine), crop, format, shard_size, digest)
     _check(settings, workers)
     others = None if compare is None else compare_with(Path(compare), crop)
     plan = Plan(sharp, output, photos, settings, cameras)
@@ -205,9 +207,8 @@ def _check(settings: Settings, workers: int) -> None:
             raise InputError(
                 f"Expected {name} of at least {low}, got {value}: choose a larger one."
             )
-    for name, value, known in (
-        ("engine", settings.engine, ENGINES),
-        ("format", settings.format, SUFFIXES),
-    ):
-        if value not in known:
-            raise InputError(f"Expected {name} to be one of {', '.join(known)}, got {value!r}.")
+    if settings.format not in SUFFIXES:
+        raise InputError(
+            f"Expected format to be one of {', '.join(SUFFIXES)}, got {settings.format!r}."
+        )
+    check_engine(settings.engine)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 from torch import Tensor
 
-from blursynth import physics
+from blursynth import diffusion_engine, physics
 from blursynth.camera import Camera
+from blursynth.diffusion_config import NAME, DiffusionConfig, parse_engine
 from blursynth.physics import Synthesis
 from blursynth.shot import Conditions
 from freqdiff.errors import InputError
@@ -30,13 +32,48 @@ class Engine(Protocol):
 
 
 ENGINES: dict[str, Engine] = {"physics": physics.synthesize}
+"""Engines that need no more than their name."""
+
+
+def engine_of(engine: str | DiffusionConfig) -> Engine:
+    """The engine of a name, of `diffusion:BASE[,key=value...]` or of the settings that these are.
+
+    Raises:
+        InputError: no such engine, or settings that cannot be used.
+    """
+    settings = _settings_of(engine)
+    if isinstance(settings, DiffusionConfig):
+        return functools.partial(diffusion_engine.synthesize, settings)
+    if settings in ENGINES:
+        return ENGINES[settings]
+    known = ", ".join((*ENGINES, f"{NAME}:BASE"))
+    raise InputError(f"Expected engine to be one of {known}, got {engine!r}.")
+
+
+def check_engine(engine: str | DiffusionConfig) -> None:
+    """Raise at once what an engine would raise at every photo.
+
+    Raises:
+        InputError: no such engine.
+        ModelError: its base cannot be loaded.
+    """
+    engine_of(engine)
+    settings = _settings_of(engine)
+    if isinstance(settings, DiffusionConfig):
+        diffusion_engine.pipeline_of(settings)
+
+
+def _settings_of(engine: str | DiffusionConfig) -> str | DiffusionConfig:
+    if isinstance(engine, str) and engine.partition(":")[0] == NAME:
+        return parse_engine(engine)
+    return engine
 
 
 def synthesize(
     sharp: Tensor,
     camera: Camera | None = None,
     *,
-    engine: str = "physics",
+    engine: str | DiffusionConfig = "physics",
     seed: int = 0,
     conditions: Conditions | None = None,
     depth_m: Tensor | None = None,
@@ -48,7 +85,8 @@ def synthesize(
     Args:
         sharp: (3, H, W) sRGB in [0, 1], on any device.
         camera: settings of the exposure; drawn at random without.
-        engine: "physics".
+        engine: "physics"; or "diffusion:BASE" with the folder or the name on the hub of a base of
+            Stable Diffusion, and its settings as there or as a `DiffusionConfig`.
         seed: the same seed gives the same photo.
         conditions: what the blur depends on beside the camera.
         depth_m: (H, W) distance of each pixel in metres, see `blursynth.depth.read_depth`;
@@ -57,15 +95,15 @@ def synthesize(
         origin: position (y, x) of `sharp` in it.
 
     Returns:
-        The blurred photo, the settings that were used, and where it is blurred how.
+        The blurred photo, the settings that were used, and where physics says that it is blurred
+        how.
 
     Raises:
-        InputError: no such engine.
+        InputError: no such engine, or a photo that is too small for it.
+        ModelError: the base of the engine cannot be loaded.
         ValueError: `sharp` is no (3, H, W) picture, or the depth map has another size.
     """
-    if engine not in ENGINES:
-        raise InputError(f"Expected engine to be one of {', '.join(ENGINES)}, got {engine!r}.")
-    return ENGINES[engine](
+    return engine_of(engine)(
         sharp,
         camera,
         seed=seed,

@@ -36,7 +36,7 @@ def filter_frame(
         (B, C, H - 2 margin, W - 2 margin).
     """
     size = (image.shape[-2] - 2 * margin, image.shape[-1] - 2 * margin)
-    return _convolve(image, _kernels(scene, origin, size, step, margin, front), step)
+    return convolve_grid(image, _kernels(scene, origin, size, step, margin, front), step)
 
 
 def _kernels(
@@ -56,7 +56,8 @@ def _kernels(
     return kernels.view(-1, rows, columns, *kernels.shape[2:])
 
 
-def _convolve(image: Tensor, kernels: Tensor, step: int) -> Tensor:
+def convolve_grid(image: Tensor, kernels: Tensor, step: int) -> Tensor:
+    """`ops.filter_grid`, or by FFT where the kernels are dense."""
     if float((kernels > 0).sum((-2, -1)).amax()) > _MOST_TAPS:
         return reference_filter.filter_grid(image, kernels, step)
     return ops.filter_grid(image, kernels, step)
@@ -139,7 +140,7 @@ def _stack_layers(
             if kernels is None:
                 corner = origin + origin.new_tensor([y, x])
                 kernels = _kernels(lens, corner, (bottom - y, right - x), step, reach)
-            layer = _convolve(layer, kernels, step)
+            layer = convolve_grid(layer, kernels, step)
             block += free * layer[:, :3]
             free *= 1 - layer[:, 3:]
         result[..., y:bottom, x:right] = block / (1 - free)

@@ -54,7 +54,7 @@ def expose(
         (B, 3, H - 2 margin, W - 2 margin): linear light, or sRGB where `scene.signal_domain`;
         both may exceed [0, 1].
     """
-    light = _light(image, scene)
+    light = light_of(image, scene)
     size = (image.shape[-2] - 2 * margin, image.shape[-1] - 2 * margin)
     step = min(STEP, max(size))
     behind = light if mask is None else uncover(light, mask, margin)
@@ -75,7 +75,7 @@ def expose(
     return result
 
 
-def _light(image: Tensor, scene: Scene) -> Tensor:
+def light_of(image: Tensor, scene: Scene) -> Tensor:
     """What is blurred: linear light, or sRGB where `scene.signal_domain`."""
     signal = image
     if image.dtype == torch.uint8:
@@ -223,16 +223,65 @@ def synthesize(
         ValueError: `sharp` is not a (3, H, W) floating-point image, the depth map or the mask has
             another size, a recipe is given beside conditions or depth, or a mask without subject.
     """
+    drawn = draw_exposure(
+        sharp,
+        camera,
+        seed=seed,
+        recipe=recipe,
+        conditions=conditions,
+        depth_m=depth_m,
+        frame_size=frame_size,
+        origin=origin,
+    )
+    size = (sharp.shape[-2], sharp.shape[-1])
+    mask = None
+    if subject_mask is not None:
+        _check_plane("subject_mask", subject_mask, size)
+        if conditions is None or conditions.subject is None:
+            raise ValueError("subject_mask is the shape of conditions.subject: give that too.")
+        mask = subject_mask.to(sharp.device, torch.float32)
+    scene, confusion = drawn.scene, drawn.confusion
+    blurred = blur_frame(sharp.float(), scene, drawn.generator, confusion, origin, mask)
+    field = psf.blur_field(scene, size, origin, confusion)
+    return Synthesis(blurred, drawn.camera, scene, field)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exposure:
+    """How a photo is taken.
+
+    Attributes:
+        camera: the settings.
+        scene: what happens during the exposure, on the device of the photo.
+        confusion: (H, W) circle of confusion of each pixel, if there is a depth map.
+        generator: source of the noise, on the same device.
+    """
+
+    camera: Camera
+    scene: Scene
+    confusion: Tensor | None
+    generator: torch.Generator
+
+
+def draw_exposure(
+    sharp: Tensor,
+    camera: Camera | None = None,
+    *,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    conditions: Conditions | None = None,
+    depth_m: Tensor | None = None,
+    frame_size: tuple[int, int] | None = None,
+    origin: tuple[int, int] = (0, 0),
+) -> Exposure:
+    """Draw how a photo is taken; arguments and errors as of `synthesize`."""
     if sharp.ndim != 3 or sharp.shape[0] != 3 or not sharp.is_floating_point():
         raise ValueError(
             f"sharp is {sharp.dtype} {tuple(sharp.shape)}, expected a floating-point (3, H, W)."
         )
     size = (sharp.shape[-2], sharp.shape[-1])
-    for name, plane in (("depth_m", depth_m), ("subject_mask", subject_mask)):
-        if plane is not None and plane.shape != size:
-            raise ValueError(f"{name} is {tuple(plane.shape)}, expected {size} as the photo.")
-    if subject_mask is not None and (conditions is None or conditions.subject is None):
-        raise ValueError("subject_mask is the shape of conditions.subject: give that too.")
+    if depth_m is not None:
+        _check_plane("depth_m", depth_m, size)
     if recipe is not None and (conditions is not None or depth_m is not None):
         raise ValueError("recipe decides the blur in pixels; give it, or conditions and depth_m.")
     frame = frame_size or size
@@ -249,6 +298,9 @@ def synthesize(
     if depth_m is not None:
         confusion = depth.confusion_px(camera, depth_m.to(sharp.device), frame[1])
     generator = torch.Generator(sharp.device).manual_seed(int(rng.integers(2**62)))
-    mask = None if subject_mask is None else subject_mask.to(sharp.device, torch.float32)
-    blurred = blur_frame(sharp.float(), scene, generator, confusion, origin, mask)
-    return Synthesis(blurred, camera, scene, psf.blur_field(scene, size, origin, confusion))
+    return Exposure(camera, scene, confusion, generator)
+
+
+def _check_plane(name: str, plane: Tensor, size: tuple[int, int]) -> None:
+    if plane.shape != size:
+        raise ValueError(f"{name} is {tuple(plane.shape)}, expected {size} as the photo.")

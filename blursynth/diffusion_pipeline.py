@@ -1,0 +1,384 @@
+"""PhysicsGuided-BlurSynth, Algorithm 1 of the paper, as a pipeline of diffusers.
+
+Stable Diffusion with a ControlNet blurs a sharp photo as its camera would: this module needs the
+packages diffusers and transformers; `diffusion_load.load_pipeline` says so in a sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from blursynth import diffusion_tiles as tiles
+from blursynth.blur_transfer import BlurEstimate, apply_blur, estimate_blur
+from blursynth.camera import Camera
+from blursynth.clip_tokens import CONTEXT
+from blursynth.diffusion_conditions import (
+    PHYSICS_CHANNELS,
+    Condition,
+    Physics,
+    camera_vectors,
+    combine,
+    stack,
+)
+from blursynth.diffusion_config import OUTPUTS, Output
+from blursynth.sensor import linear_to_srgb, srgb_to_linear
+from freqdiff.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class BlurSynthOutput:
+    """What the pipeline makes of B photos.
+
+    Attributes:
+        images: (B, 3, H, W) blurred photos, sRGB in [0, 1]; what they are depends on `output`.
+        generated: (B, 3, H, W) as the VAE decoded them.
+        blur: with "attributes", the blur of each generated photo, which `images` have.
+    """
+
+    images: Tensor
+    generated: Tensor
+    blur: list[BlurEstimate] | None
+
+
+class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # type: ignore[misc]
+    """Blurs photos with a Stable Diffusion of any size.
+
+    Args:
+        vae: `AutoencoderKL`.
+        text_encoder, tokenizer: `CLIPTextModel`, `CLIPTokenizer`.
+        unet: `UNet2DConditionModel`.
+        controlnet: `ControlNetModel` with the 7 channels of `Condition.control`.
+        scheduler: `DDIMScheduler`.
+        camera_encoder: `CameraEncoder`, or None: the text alone tells the settings.
+    """
+
+    model_cpu_offload_seq = "text_encoder->camera_encoder->unet->vae"
+    _optional_components: ClassVar = ["camera_encoder"]
+    _callback_tensor_inputs: ClassVar = ["latents"]
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        controlnet: Any,
+        scheduler: Any,
+        camera_encoder: Any = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            controlnet=controlnet,
+            scheduler=scheduler,
+            camera_encoder=camera_encoder,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        sharp: Tensor,
+        cameras: Camera | Sequence[Camera],
+        physics_maps: Tensor | None = None,
+        *,
+        prompts: Sequence[str] | None = None,
+        num_inference_steps: int = 10,
+        guidance_scale: float = 1.5,
+        controlnet_conditioning_scale: float = 1.0,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        tile: int | None = None,
+        output: Output = "attributes",
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], Any] | None = None,
+    ) -> BlurSynthOutput:
+        """Blur sharp photos: Algorithm 1.
+
+        Args:
+            sharp: (B, 3, H, W) sRGB in [0, 1], of any size.
+            cameras: settings of each photo, or of all.
+            physics_maps: (B, 4, H, W) of `physics_map`; without, nothing is told of the blur but
+                the settings.
+            prompts: instead of `Camera.prompt`.
+            num_inference_steps: of DDIM.
+            guidance_scale: w of classifier-free guidance: noise(c_content) + w (noise(c) -
+                noise(c_content)); 1 evaluates c alone.
+            controlnet_conditioning_scale: of what the ControlNet adds; 0 leaves the photo out.
+            eta: 0 is deterministic, 1 ancestral sampling.
+            generator: source of the noise, one for all or one for each photo.
+            latents: z_T, (B, C, h, w) standard normal, instead of drawing it.
+            tile: side of the tiles in pixels, rounded down; None: as large as the memory allows.
+            output: "attributes" gives the sharp photo with the blur of the generated one, "pixels"
+                the generated one.
+            callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": z})`
+                after each step; may return a dictionary with other latents.
+
+        Raises:
+            InputError: a shape or a setting that cannot be used.
+        """
+        cameras = [cameras] * len(sharp) if isinstance(cameras, Camera) else list(cameras)
+        self._check(sharp, cameras, physics_maps, guidance_scale, output)
+        device, dtype = self._execution_device, self.unet.dtype
+        padded = self._padded(sharp.to(device, dtype))
+        maps = None if physics_maps is None else self._padded(physics_maps.to(device, dtype))
+
+        # Algorithm 1: sharp photo I_s, camera settings p -> blurred photo I_b.
+        # 1: c_content <- I_s, the input of the ControlNet
+        c_content = padded
+        # 2: c_physics <- CLIP(text of p), numbers of p, map of the blur that physics predicts
+        c_physics = self.encode_physics(cameras, padded, maps, prompts)
+        # 3: c <- Combine(c_content, c_physics)
+        c = combine(c_content, c_physics)
+        guided = guidance_scale > 1
+        if guided:
+            c = stack(combine(c_content, self.unknown_physics(padded)), c)
+        # 4: z_T ~ N(0, I)
+        z = self._noise(padded, latents, generator)
+        # 5: for t = T, ..., 1, trailing
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            # 6: noise <- UNet(z_t, t, c, ControlNet(z_t, t, c)), by tiles
+            noise = self._predict_tiled(z, t, c, controlnet_conditioning_scale, tile)
+            if guided:
+                without, told = noise.chunk(2)
+                noise = without + guidance_scale * (told - without)
+            # 7: z_{t-1} <- DDIM(z_t, noise, t)
+            z = self.scheduler.step(
+                noise, t, z, eta=eta, generator=generator if eta > 0 else None, return_dict=False
+            )[0]
+            if callback_on_step_end is not None:
+                changed = callback_on_step_end(self, i, int(t), {"latents": z})
+                z = (changed or {}).get("latents", z)
+        # 8: I_b <- VAE decoder(z_0)
+        generated = self.decode(z, tile=tile).clamp(0, 1)[..., : sharp.shape[-2], : sharp.shape[-1]]
+
+        images, blur = generated, None
+        if output == "attributes":
+            seen = self.decode(self.encode(padded, tile=tile), tile=tile).clamp(0, 1)
+            seen = seen[..., : sharp.shape[-2], : sharp.shape[-1]]
+            blur = [
+                estimate_blur(srgb_to_linear(after), srgb_to_linear(before))
+                for after, before in zip(generated, seen, strict=True)
+            ]
+            light = srgb_to_linear(sharp.to(device).float())
+            blurred = [apply_blur(one, b) for one, b in zip(light, blur, strict=True)]
+            images = linear_to_srgb(torch.stack(blurred).clamp(0, 1))
+        self.maybe_free_model_hooks()
+        return BlurSynthOutput(images, generated, blur)
+
+    def encode_physics(
+        self,
+        cameras: Sequence[Camera],
+        content: Tensor,
+        maps: Tensor | None = None,
+        prompts: Sequence[str] | None = None,
+    ) -> Physics:
+        """c_physics of B photos.
+
+        Args:
+            cameras: of each photo.
+            content: (B, 3, H, W) the photos, for device, dtype and size.
+            maps: (B, 4, H, W) of `physics_map`; without, nothing is told.
+            prompts: instead of `Camera.prompt`.
+        """
+        text = [camera.prompt() for camera in cameras] if prompts is None else list(prompts)
+        tokens = self.encode_text(text)
+        if self.camera_encoder is not None:
+            vectors = camera_vectors(cameras).to(tokens)
+            tokens = torch.cat((tokens, self.camera_encoder(vectors)), 1)
+        if maps is None:
+            maps = _no_maps(content)
+        return Physics(tokens, maps)
+
+    def unknown_physics(self, content: Tensor) -> Physics:
+        """c_physics of B photos (B, 3, H, W) whose camera is not told: for guidance, and for the
+        share of a training batch that learns to do without."""
+        tokens = self.encode_text([""] * len(content))
+        if self.camera_encoder is not None:
+            vectors = torch.zeros(len(content), self.camera_encoder.config.settings).to(tokens)
+            known = torch.zeros(len(content), dtype=torch.bool)
+            tokens = torch.cat((tokens, self.camera_encoder(vectors, known)), 1)
+        return Physics(tokens, _no_maps(content))
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """(B, 77, D) of the text encoder; what is longer than 77 tokens is cut."""
+        ids = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=CONTEXT,
+            return_tensors="pt",
+        ).input_ids
+        hidden: Tensor = self.text_encoder(ids.to(self._execution_device))[0]
+        return hidden
+
+    def encode(
+        self, images: Tensor, *, tile: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Latents (B, C, h, w), scaled to unit variance, of photos (B, 3, H, W) sRGB in [0, 1].
+
+        H and W are multiples of `diffusion_tiles.pitch`. The mean of the posterior without a
+        generator, a sample of it with one.
+        """
+        factor = tiles.pitch(self.vae)
+
+        def encoded(pixels: Tensor, _place: tuple[int, int]) -> Tensor:
+            posterior = self.vae.encode(pixels).latent_dist
+            latent: Tensor = posterior.mode() if generator is None else posterior.sample(generator)
+            return latent
+
+        size = (images.shape[-2] // factor, images.shape[-1] // factor)
+        plan = self._codec_plan(size, tile)
+        pixels = 2 * images.to(self.vae.dtype) - 1
+        z = tiles.apply_tiled(encoded, pixels, plan, scale_in=factor)
+        config = self.vae.config
+        scaled: Tensor = (z - (config.shift_factor or 0.0)) * config.scaling_factor
+        return scaled
+
+    def decode(self, latents: Tensor, *, tile: int | None = None) -> Tensor:
+        """Photos (B, 3, H, W) float32 sRGB, not clamped, of latents (B, C, h, w)."""
+        config = self.vae.config
+        z = latents.to(self.vae.dtype) / config.scaling_factor + (config.shift_factor or 0.0)
+
+        def decoded(part: Tensor, _place: tuple[int, int]) -> Tensor:
+            pixels: Tensor = self.vae.decode(part, return_dict=False)[0].float()
+            return pixels
+
+        plan = self._codec_plan((z.shape[-2], z.shape[-1]), tile)
+        pixels = tiles.apply_tiled(decoded, z, plan, scale_out=tiles.pitch(self.vae))
+        return pixels.add_(1).div_(2)
+
+    def predict(
+        self, latents: Tensor, timestep: Tensor, condition: Condition, scale: float = 1.0
+    ) -> Tensor:
+        """What U-Net and ControlNet make of noisy latents, for sampling and for training.
+
+        Args:
+            latents: z_t, (B, C, h, w).
+            timestep: (B,) or one for all.
+            condition: c, of `combine`.
+            scale: of what the ControlNet adds.
+
+        Returns:
+            (B, C, h, w): noise or velocity, as `scheduler.config.prediction_type` says.
+        """
+        residuals: dict[str, Any] = {}
+        if scale != 0:
+            down, middle = self.controlnet(
+                latents,
+                timestep,
+                encoder_hidden_states=condition.tokens,
+                controlnet_cond=condition.control,
+                conditioning_scale=scale,
+                return_dict=False,
+            )
+            residuals = {
+                "down_block_additional_residuals": down,
+                "mid_block_additional_residual": middle,
+            }
+        predicted: Tensor = self.unet(
+            latents,
+            timestep,
+            encoder_hidden_states=condition.tokens,
+            return_dict=False,
+            **residuals,
+        )[0]
+        return predicted
+
+    def _predict_tiled(
+        self, z: Tensor, timestep: Tensor, condition: Condition, scale: float, tile: int | None
+    ) -> Tensor:
+        """Prediction (b, C, h, w) of a whole frame; b is twice that of z for guidance."""
+        factor = tiles.pitch(self.vae)
+        z = self.scheduler.scale_model_input(z, timestep)
+        batch = z.repeat(len(condition.tokens) // len(z), 1, 1, 1)
+        if tile is None:
+            need = tiles.denoiser_bytes(self.unet, z.dtype, len(batch))
+            largest = tiles.largest_tile(need, z.device, tiles.alignment(self.unet))
+        else:
+            largest = tile // factor
+        plan = tiles.denoiser_tiles(self.unet, (z.shape[-2], z.shape[-1]), largest)
+
+        def predicted(part: Tensor, place: tuple[int, int]) -> Tensor:
+            (top, left), (height, width) = place, part.shape[-2:]
+            rows = slice(top * factor, (top + height) * factor)
+            columns = slice(left * factor, (left + width) * factor)
+            seen = Condition(condition.tokens, condition.control[..., rows, columns])
+            return self.predict(part, timestep, seen, scale)
+
+        return tiles.apply_tiled(predicted, batch, plan)
+
+    def _codec_plan(self, size: tuple[int, int], tile: int | None) -> Any:
+        if tile is None:
+            need = tiles.codec_bytes(self.vae, self.vae.dtype)
+            largest = tiles.largest_tile(need, self._execution_device)
+        else:
+            largest = tile // tiles.pitch(self.vae)
+        return tiles.codec_tiles(size, largest)
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """Photos whose sides the VAE and the U-Net can halve."""
+        unit = tiles.pitch(self.vae) * tiles.alignment(self.unet)
+        height, width = images.shape[-2:]
+        return F.pad(images, (0, -width % unit, 0, -height % unit), mode="replicate")
+
+    def _noise(
+        self,
+        padded: Tensor,
+        latents: Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+    ) -> Tensor:
+        factor = tiles.pitch(self.vae)
+        rows, columns = (side // factor for side in padded.shape[-2:])
+        shape = (len(padded), self.unet.config.in_channels, rows, columns)
+        if latents is None:
+            latents = randn_tensor(
+                shape, generator=generator, device=padded.device, dtype=padded.dtype
+            )
+        elif latents.shape != shape:
+            raise InputError(f"latents are {tuple(latents.shape)}, expected {shape} for the photo.")
+        noise: Tensor = latents.to(padded) * self.scheduler.init_noise_sigma
+        return noise
+
+    @staticmethod
+    def _check(
+        sharp: Tensor,
+        cameras: Sequence[Camera],
+        physics_maps: Tensor | None,
+        guidance_scale: float,
+        output: str,
+    ) -> None:
+        if sharp.ndim != 4 or sharp.shape[1] != 3 or not sharp.is_floating_point():
+            raise InputError(
+                f"sharp is {sharp.dtype} {tuple(sharp.shape)}, expected a floating-point "
+                "(B, 3, H, W) in [0, 1]."
+            )
+        if len(cameras) != len(sharp):
+            raise InputError(f"Got {len(cameras)} cameras for {len(sharp)} photos: give as many.")
+        wanted = (len(sharp), PHYSICS_CHANNELS, *sharp.shape[2:])
+        if physics_maps is not None and physics_maps.shape != wanted:
+            raise InputError(
+                f"physics_maps are {tuple(physics_maps.shape)}, expected {wanted} for the photos."
+            )
+        if guidance_scale < 1:
+            raise InputError(f"guidance_scale is {guidance_scale}, expected at least 1.")
+        if output not in OUTPUTS:
+            raise InputError(f"output is {output!r}, expected one of {', '.join(OUTPUTS)}.")
+
+
+def _no_maps(content: Tensor) -> Tensor:
+    """Physics maps that say nothing."""
+    height, width = content.shape[-2:]
+    return content.new_zeros(len(content), PHYSICS_CHANNELS, height, width)
