@@ -189,7 +189,7 @@ def _unusable(name: str, part: str, error: Exception) -> ModelError:
 
 
 def load_lora(pipeline: BlurSynthPipeline, path: str) -> None:
-    """Add LoRA weights to U-Net, text encoder and ControlNet, by PEFT.
+    """Add LoRA weights to U-Net, text encoder, ControlNet and decoder, by PEFT.
 
     Args:
         pipeline: that the weights were made for.
@@ -203,13 +203,15 @@ def load_lora(pipeline: BlurSynthPipeline, path: str) -> None:
 
     file = Path(path) / LORA_FILE if Path(path).is_dir() else Path(path)
     try:
-        weights = load_file(file)
-        control = {k: v for k, v in weights.items() if k.startswith("controlnet.")}
-        rest = {k: v for k, v in weights.items() if k not in control}
+        weights = rest = load_file(file)
+        # Those that the pipelines of diffusers do not know.
+        for part in ("controlnet", "vae"):
+            own = {k: v for k, v in weights.items() if k.startswith(f"{part}.")}
+            rest = {k: v for k, v in rest.items() if k not in own}
+            if own:
+                getattr(pipeline, part).load_lora_adapter(own, prefix=part)
         if rest:
             pipeline.load_lora_weights(rest)
-        if control:
-            pipeline.controlnet.load_lora_adapter(control, prefix="controlnet")
         if not weights:
             raise ValueError("the file is empty")
     except Exception as error:
@@ -227,6 +229,8 @@ def add_lora(
 ) -> list[torch.nn.Parameter]:
     """Add trainable LoRA weights, which do nothing yet, and give them; all others stay frozen.
 
+    Of the part "vae" the decoder gets them.
+
     Raises:
         ModelError: PEFT is not installed.
     """
@@ -236,7 +240,13 @@ def add_lora(
     added = []
     for name in parts:
         part = getattr(pipeline, name)
-        part.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=rank,
+            target_modules=list(targets),
+            exclude_modules=r"encoder\..*" if name == "vae" else None,
+        )
+        part.add_adapter(config)
         added += [value for key, value in part.named_parameters() if "lora_" in key]
     return added
 

@@ -6,8 +6,6 @@ import time
 
 from tqdm import tqdm
 
-from freqdiff.train_config import TrainConfig
-
 _EVERY_S = 20
 
 
@@ -15,17 +13,15 @@ class Progress:
     """Throughput, loss and time left.
 
     Args:
-        step: where the run begins.
-        config: its recipe.
+        step, steps: where the run begins and ends.
+        batch: crops per step.
         shown: False for silence.
     """
 
-    def __init__(self, step: int, config: TrainConfig, shown: bool) -> None:
-        self._first, self._batch, self._shown = step, config.batch, shown
+    def __init__(self, step: int, steps: int, batch: int, shown: bool) -> None:
+        self._first, self._batch, self._shown = step, batch, shown
         self._start = self._told = time.monotonic()
-        self._bar = tqdm(
-            total=config.steps, initial=step, unit="step", disable=None if shown else True
-        )
+        self._bar = tqdm(total=steps, initial=step, unit="step", disable=None if shown else True)
 
     def update(self, step: int, steps: int, loss: float) -> None:
         """After `step` of `steps` steps."""

@@ -237,7 +237,8 @@ class Training:
         default = min(12, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 1
         workers = default if self.workers is None else self.workers
         stream = batches(self.pairs, self.config.batch, self.step, workers)
-        shown = Progress(self.step, self.config, progress and self.accelerator.is_main_process)
+        talks = progress and self.accelerator.is_main_process
+        shown = Progress(self.step, self.config.steps, self.config.batch, talks)
         elapsed = 0.0
         while self.step < self.config.steps and elapsed < seconds:
             loss = self._advance(next(stream))
