@@ -33,7 +33,6 @@ def collapsed(recent: Sequence[dict[str, float]], undecided: float = 2.0) -> str
 
 
 def means(recent: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means of losses over steps, rounded."""
-    return {
-        name: round(sum(losses[name] for losses in recent) / len(recent), 5) for name in recent[0]
-    }
+    """Means of losses over steps, rounded; empty without steps."""
+    names = recent[0] if recent else ()
+    return {name: round(sum(losses[name] for losses in recent) / len(recent), 5) for name in names}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +67,7 @@ def load_pipeline(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of transformers: reading weights takes seconds."""
+    """No progress bars of transformers: reading and writing weights takes seconds."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -275,3 +278,33 @@ def save_lora(
     }
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(folder) / LORA_FILE, save(weights))
+
+
+def save_pipeline(pipeline: BlurSynthPipeline, folder: Path) -> None:
+    """Write a pipeline with weights in float16 for `load_pipeline`; the one that the folder holds
+    is replaced by the whole new one.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    parts = {
+        name: copy.deepcopy(part).half() if isinstance(part, torch.nn.Module) else part
+        for name, part in pipeline.components.items()
+    }
+    new = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    with _quiet():
+        type(pipeline)(**parts).save_pretrained(new)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def weights_digest(pipeline: BlurSynthPipeline) -> str:
+    """SHA-256 of all weights of a pipeline."""
+    digest = hashlib.sha256()
+    for name, part in sorted(pipeline.components.items()):
+        if isinstance(part, torch.nn.Module):
+            for key, value in sorted(part.state_dict().items()):
+                digest.update(f"{name}.{key}".encode())
+                digest.update(value.float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,382 @@
+"""Training of the diffusion engine: the stream, the three stages, exact resume, what stops it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import contents
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_base import tiny
+from torch import Tensor
+from toys import picture
+
+from blursynth import diffusion_train
+from blursynth.collapse import RECENT
+from blursynth.diffusion_align import AlignTraining
+from blursynth.diffusion_codec import CodecTraining, gradient_distance, spectrum_distance
+from blursynth.diffusion_conditions import physics_maps
+from blursynth.diffusion_denoise import BaseTraining, Denoised, clean_estimate, denoise, spread
+from blursynth.diffusion_load import load_lora, load_pipeline
+from blursynth.diffusion_run import prepare
+from blursynth.diffusion_stream import Stream, batches
+from blursynth.diffusion_train import DiffusionTraining, Loss
+from blursynth.photo_crops import Crops
+from blursynth.physics import MARGIN, expose
+from blursynth.training_state import STATE
+from freqdiff.errors import InputError, ModelError, OutputError, TrainingError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+SHARED: dict[str, Any] = {
+    "batch": 2, "crop": 64, "steps": 4, "save_every": 2, "validate_every": 1000, "warmup": 0,
+}  # fmt: skip
+CONFIGS = {
+    "codec": CodecTraining(**SHARED),
+    "base": BaseTraining(**SHARED),
+    "align": AlignTraining(**SHARED, rank=2, decoder=True, r1_every=2),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base, sharp photos, and real ones."""
+    folder = tmp_path_factory.mktemp("training")
+    tiny().save_pretrained(folder / "base")
+    for kind, names in (("sharp", ("coffee", "astronaut")), ("real", ("chelsea",))):
+        (folder / kind).mkdir()
+        for name in names:
+            Image.fromarray(picture(180, 220, name)).save(folder / kind / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
+def training(root: Path, output: Path, stage: str = "base", **changes: Any) -> DiffusionTraining:
+    config = dataclasses.replace(CONFIGS[stage], **changes)
+    real = root / "real" if stage == "align" else None
+    return prepare(config, output, root / "sharp", real, base=str(root / "base"))
+
+
+def stream(root: Path, seed: int = 0, batch: int = 4) -> Stream:
+    crops = Crops(root / "sharp", ["coffee.png", "astronaut.png"], 64 + 2 * MARGIN, 220)
+    return Stream(crops, batch, (seed,))
+
+
+def test_a_step_of_the_stream_is_a_function_of_seed_and_step(root: Path) -> None:
+    first = [next(batches(stream(root), step, CPU)) for step in (0, 1)]
+    ahead = batches(stream(root), 0, CPU)
+    for batch, other in zip(first, ahead, strict=False):
+        assert torch.equal(batch.blurred, other.blurred)
+        assert torch.equal(batch.maps, other.maps)
+        assert batch.cameras == other.cameras
+    assert not torch.equal(first[0].sharp, first[1].sharp)
+    assert not torch.equal(first[0].sharp, next(batches(stream(root, 1), 0, CPU)).sharp)
+    torch.testing.assert_close(
+        first[0].blurred * 255, (first[0].blurred * 255).round(), rtol=0, atol=1e-3
+    )
+    assert (first[0].sharp - first[0].blurred).abs().amax((1, 2, 3)).min() > 0.02
+
+
+def test_workers_change_nothing(root: Path) -> None:
+    ours, theirs = batches(stream(root), 3, CPU), batches(stream(root), 3, CPU, workers=1)
+    for _ in range(2):
+        assert torch.equal(next(ours).blurred, next(theirs).blurred)
+
+
+def test_joined_exposures_blur_as_alone(root: Path) -> None:
+    """Paths of more points than others of the batch are not changed, nor are the shorter ones."""
+    source = stream(root, batch=12)
+    exposures = source[0]
+    scenes = exposures.scenes
+    light = expose(exposures.pixels, scenes, exposures.origins)
+    sharp = exposures.pixels[..., MARGIN:-MARGIN, MARGIN:-MARGIN].float() / 255
+    torch.testing.assert_close(exposures.maps, physics_maps(scenes, sharp, exposures.origins))
+    assert float(exposures.maps[:, :3].abs().amax((1, 2, 3)).max()) > 0.1
+    for index in range(12):
+        one = scenes.map(lambda values, i=index: values[i : i + 1])
+        # Every second point: what a batch of shorter paths would have.
+        count = one.weights.shape[1]
+        if count % 2 == 0:
+            continue
+        short = dataclasses.replace(
+            one,
+            rotations=one.rotations[:, ::2],
+            object_shift=one.object_shift[:, ::2],
+            weights=torch.full((1, count // 2 + 1), 1 / (count // 2 + 1)),
+        )
+        part = slice(index, index + 1)
+        alone = expose(exposures.pixels[part], short, exposures.origins[part])
+        assert float((alone - light[part]).abs().mean()) < 2e-3
+
+
+@pytest.mark.parametrize("stage", CONFIGS)
+def test_a_resumed_run_equals_an_uninterrupted_one(root: Path, tmp_path: Path, stage: str) -> None:
+    once = training(root, tmp_path / "once", stage)
+    once.run(progress=False)
+    half = training(root, tmp_path / "twice", stage)
+    half.run(seconds=1e-9, progress=False)
+    with pytest.raises(TrainingError, match="other settings or photos"):
+        training(root, tmp_path / "twice", stage, seed=1)
+    rest = training(root, tmp_path / "twice", stage)
+    assert rest.step == 1
+    rest.run(progress=False)
+    whole, resumed = (load_file(tmp_path / name / STATE) for name in ("once", "twice"))
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    start = training(root, tmp_path / "new", stage)
+    moved = sum(not torch.equal(once.ema[k], v) for k, v in start.ema.items())
+    assert moved > 0.5 * len(start.ema)
+
+
+def test_the_codec_learns_and_its_latents_have_unit_power(root: Path, tmp_path: Path) -> None:
+    run = training(root, tmp_path, "codec", steps=40, ema=0.9, validate_every=20)
+    run.run(progress=False)
+    losses = [told["loss"] for told in run._recent]
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+    last = run.history[-1]["psnr_blurred"]
+    made = load_pipeline(str(tmp_path / "model"))
+    batch = run.check_batch
+    latents = made.encode(torch.cat((batch.sharp, batch.blurred)))
+    assert 0.98 < float(latents.square().mean().sqrt()) < 1.02
+    error = (made.decode(made.encode(batch.blurred)) - batch.blurred).square().mean()
+    assert float(-10 * error.log10()) == pytest.approx(last, abs=0.1)
+    assert Image.open(tmp_path / "validation_0000040.png").size == (4 * 64, 2 * 64)
+    assert [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()] == (
+        run.history
+    )
+
+
+def test_the_base_learns(root: Path, tmp_path: Path) -> None:
+    run = training(root, tmp_path, "base", steps=30, ema=0.9, validate_every=15)
+    start = {k: v.clone() for k, v in run.learning.items()}
+    run.validate()
+    run.run(progress=False)
+    losses = [row["check"] for row in run.history]
+    assert losses[0] > losses[1] > losses[2]
+    for part in ("unet", "controlnet", "text_encoder", "camera_encoder"):
+        names = [name for name in start if name.startswith(part)]
+        assert any(not torch.equal(start[name], run.learning[name]) for name in names), part
+    made = load_pipeline(str(tmp_path / "model"))
+    weights = dict(made.unet.named_parameters())
+    for name, value in weights.items():
+        torch.testing.assert_close(value, run.ema[f"unet.{name}"], rtol=1e-3, atol=1e-6)
+    frozen = tiny().vae.state_dict()
+    for name, value in made.vae.state_dict().items():
+        torch.testing.assert_close(value, frozen[name], rtol=1e-3, atol=1e-6)
+
+
+def test_only_the_parts_that_are_named_learn(root: Path, tmp_path: Path) -> None:
+    run = training(root, tmp_path, parts=("camera_encoder",), steps=1)
+    run.run(progress=False)
+    assert {name.split(".")[0] for name in run.learning} == {"camera_encoder"}
+    with pytest.raises(ModelError, match="no part 'vae' that could learn"):
+        training(root, tmp_path, parts=("vae",))
+
+
+def test_alignment_moves_the_lora_weights_alone(root: Path, tmp_path: Path) -> None:
+    run = training(root, tmp_path, "align", learning_rate=1e-2)
+    pipeline: Any = run.stage.pipeline
+    run.run(progress=False)
+    made: Any = load_pipeline(str(root / "base"))
+    plain: Any = load_pipeline(str(root / "base"))
+    load_lora(made, str(tmp_path / "model"))
+    batch = run.check_batch
+    with run.averaged(), torch.no_grad():
+        expected = pipeline.decode(pipeline.encode(batch.sharp))
+        decoded, before = (one.decode(one.encode(batch.sharp)) for one in (made, plain))
+    torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-4)
+    assert float((decoded - before).abs().max()) > 1e-3
+    # The encoder has none.
+    assert torch.equal(made.encode(batch.sharp), plain.encode(batch.sharp))
+    assert all("lora_" in name for name in run.learning)
+    assert {name.split(".")[0] for name in run.learning} == {"unet", "controlnet", "vae"}
+
+
+def test_the_estimate_without_noise_inverts_the_scheduler(root: Path) -> None:
+    pipeline = tiny()
+    batch = next(batches(stream(root), 0, CPU))
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        made = denoise(pipeline, batch, torch.tensor([0, 40, 200, 700]), noise, batch.maps)
+    torch.testing.assert_close(
+        clean_estimate(pipeline.scheduler, made._replace(predicted=made.target)),
+        made.clean,
+        rtol=1e-3,
+        atol=1e-4,
+    )
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(prediction_type="epsilon")
+    clean, drawn = torch.randn(2, 2, 4, 8, 8, generator=noise)
+    times = torch.tensor([3, 500])
+    noisy = scheduler.add_noise(clean, drawn, times)
+    other = Denoised(clean, noisy, times, drawn, drawn)
+    torch.testing.assert_close(clean_estimate(scheduler, other), clean, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_not_known_is_not_told(root: Path) -> None:
+    pipeline = tiny()
+    batch = next(batches(stream(root, batch=2), 0, CPU))
+    both = pipeline.encode_physics(batch.cameras, batch.sharp, batch.maps, known=[True, False])
+    told = pipeline.encode_physics(batch.cameras, batch.sharp, batch.maps)
+    nothing = pipeline.unknown_physics(batch.sharp)
+    for found, expected in ((both.tokens, told.tokens), (both.maps, told.maps)):
+        torch.testing.assert_close(found[0], expected[0])
+    for found, expected in ((both.tokens, nothing.tokens), (both.maps, nothing.maps)):
+        torch.testing.assert_close(found[1], expected[1])
+    assert float(nothing.maps.abs().max()) == 0
+
+
+def test_timesteps_are_spread_over_all_spans() -> None:
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        times = spread(8, 1000, noise).sort().values
+        assert torch.equal(times // 125, torch.arange(8))
+
+
+def test_distances_see_what_they_are_for() -> None:
+    noise = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 32, 32, generator=noise)
+    assert float(gradient_distance(images, images)) == 0
+    assert float(gradient_distance(images + 0.3, images)) == pytest.approx(0, abs=1e-6)
+    moved = images.roll(1, 3)
+    assert float(spectrum_distance(moved, images)) < 0.3 * float(
+        spectrum_distance(torch.zeros_like(images), images)
+    )
+    edge = torch.zeros(1, 3, 16, 16)
+    edge[..., 8:] = 1
+    # One step of 1 in 15 differences, 7 and 3 at the smaller scales.
+    expected = (1 / 15 + 1 / 7 + 1 / 3) / 3
+    assert float(gradient_distance(edge, torch.zeros_like(edge))) == pytest.approx(expected)
+
+
+def test_the_learning_rate() -> None:
+    config = BaseTraining(steps=100, warmup=10, decay_share=0.5, learning_rate=1.0)
+    assert [config.rate(step) for step in (0, 4, 9, 49)] == [0.1, 0.5, 1.0, 1.0]
+    assert config.rate(75) == pytest.approx(0.5)
+    assert config.rate(100) == 0
+
+
+def test_the_schedule_ends_with_the_time(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diffusion_train, "_RATE_STEPS", 3)
+    run = training(root, tmp_path, "codec", steps=10**6)
+    run.run(seconds=2.0, finish=True, progress=False)
+    assert 3 < run.step == run.config.steps < 1000
+    assert 0.5 < run.seconds < 4
+    again = training(root, tmp_path, "codec", steps=10**6)
+    assert again.step == run.step
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoiled(
+    root: Path, tmp_path: Path
+) -> None:
+    run = training(root, tmp_path, steps=2)
+    run.run(progress=False)
+    kept = contents(tmp_path / "model")
+    run = training(root, tmp_path, steps=9)
+    run.stage.pipeline.unet.conv_out.bias.data[0] = float("nan")
+    with pytest.raises(TrainingError, match="at step 2: a loss is not finite; the last state in"):
+        run.run(progress=False)
+    assert contents(tmp_path / "model") == kept
+    assert training(root, tmp_path, steps=9).step == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"discriminator": 0.001}, "tells all photos apart"),
+        ({"discriminator": 2.0}, "the same score"),
+        ({"content": 0.4}, "does not keep what the photo shows"),
+        ({}, None),
+    ],
+)
+def test_collapse_stops_the_alignment(
+    root: Path,
+    tmp_path: Path,
+    told: dict[str, float],
+    words: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = training(root, tmp_path, "align", steps=RECENT + 10, save_every=10**6)
+    weight = next(iter(run.learning.values()))
+
+    def losses(batch: Any, step: int, noise: Any) -> Iterator[Loss]:
+        fine = {"discriminator": 1.5, "generator": 0.1, "content": 0.01}
+        yield Loss("generator", 0 * weight.sum(), fine | told)
+
+    batch = run.check_batch
+    monkeypatch.setattr(run.stage, "losses", losses)
+    monkeypatch.setattr(diffusion_train, "batches", lambda *_: iter(lambda: batch, None))
+    if words is None:
+        run.run(progress=False)
+        assert run.step == RECENT + 10
+    else:
+        with pytest.raises(TrainingError, match=f"at step {RECENT}: .*{words}"):
+            run.run(progress=False)
+        assert not (tmp_path / STATE).exists()
+
+
+def test_an_exploding_loss_stops(root: Path, tmp_path: Path) -> None:
+    run = training(root, tmp_path)
+    run._recent = [{"loss": 0.1}] * (RECENT - 20) + [{"loss": 3.0}] * 20
+    with pytest.raises(TrainingError, match=r"loss rose from 0\.1 to 3"):
+        run._check({"loss": 3.0})
+    run._recent = [{"loss": 0.1}] * RECENT
+    run._check({"loss": 3.0})
+
+
+def test_what_cannot_be_trained(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least 64, got 68"):
+        training(root, tmp_path, crop=68)
+    with pytest.raises(InputError, match="192 px on each side"):
+        training(root, tmp_path, crop=128)
+    sharp = root / "sharp"
+    for stage, real, base, message in (
+        ("align", None, "x", "needs real blurred photos"),
+        ("base", root / "real", "x", "leave them out"),
+        ("base", None, None, "needs a base"),
+    ):
+        with pytest.raises(InputError, match=message):
+            prepare(CONFIGS[stage], tmp_path, sharp, real, base=base)
+    with pytest.raises(InputError, match="not a folder"):
+        prepare(CONFIGS["codec"], tmp_path, root / "none", base=str(root / "base"))
+    with pytest.raises(ModelError, match="is no folder of a base"):
+        prepare(CONFIGS["base"], tmp_path, sharp, base="none")
+    (tmp_path / STATE).write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match="not a training state"):
+        training(root, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="Cannot make the folder"):
+        training(root, tmp_path / "file")
+
+
+def test_a_held_out_half_of_the_real_photos(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for name in "abc":
+        Image.fromarray(picture(90, 90)).save(tmp_path / "real" / f"{name}.png")
+    run = prepare(
+        CONFIGS["align"],
+        tmp_path / "out",
+        root / "sharp",
+        tmp_path / "real",
+        base=str(root / "base"),
+        hold_out=True,
+    )
+    assert json.loads(run.settings)["real"] == ["a.png", "c.png"]
+    batch = run.check_batch
+    assert isinstance(batch.real, Tensor)
+    assert batch.real.shape == batch.sharp.shape
