@@ -25,8 +25,8 @@ from blursynth.collapse import collapsed
 from blursynth.diffusion_denoise import CHECK_PHOTOS, clean_estimate, denoise, generate, spread
 from blursynth.diffusion_load import add_lora, save_lora, weights_digest
 from blursynth.diffusion_pipeline import BlurSynthPipeline
+from blursynth.diffusion_stage import Loss, Stage, TrainingConfig
 from blursynth.diffusion_stream import Batch
-from blursynth.diffusion_train import Loss, Stage, TrainingConfig
 
 LOW_BAND = 16
 """Side in pixels of the blocks whose means keep the content."""

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from blursynth.diffusion_load import save_pipeline, weights_digest
 from blursynth.diffusion_pipeline import BlurSynthPipeline
+from blursynth.diffusion_stage import Loss, Stage, TrainingConfig
 from blursynth.diffusion_stream import Batch
-from blursynth.diffusion_train import Loss, Stage, TrainingConfig
 
 _SCALES = 3
 _WINDOW = 16

@@ -14,8 +14,8 @@ from torch import Tensor
 from blursynth.diffusion_conditions import combine
 from blursynth.diffusion_load import save_pipeline, weights_digest
 from blursynth.diffusion_pipeline import BlurSynthPipeline
+from blursynth.diffusion_stage import Loss, Stage, TrainingConfig
 from blursynth.diffusion_stream import Batch
-from blursynth.diffusion_train import Loss, Stage, TrainingConfig
 from freqdiff.errors import ModelError
 
 PARTS = ("unet", "controlnet", "text_encoder", "camera_encoder")

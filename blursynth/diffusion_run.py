@@ -11,9 +11,10 @@ from blursynth.diffusion_base import make_small_base
 from blursynth.diffusion_codec import CodecStage, CodecTraining
 from blursynth.diffusion_denoise import BaseStage, BaseTraining
 from blursynth.diffusion_load import load_pipeline
+from blursynth.diffusion_stage import Stage
 from blursynth.diffusion_stream import Stream
 from blursynth.diffusion_tiles import alignment, pitch
-from blursynth.diffusion_train import DiffusionTraining, Stage, make_accelerator
+from blursynth.diffusion_train import DiffusionTraining, make_accelerator
 from blursynth.photo_crops import Crops
 from blursynth.physics import MARGIN
 from freqdiff.errors import InputError
