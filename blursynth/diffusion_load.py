@@ -291,6 +291,9 @@ def save_pipeline(pipeline: BlurSynthPipeline, folder: Path) -> None:
         name: copy.deepcopy(part).half() if isinstance(part, torch.nn.Module) else part
         for name, part in pipeline.components.items()
     }
+    for part in parts.values():
+        if hasattr(part, "register_to_config"):
+            part.register_to_config(_name_or_path="")  # a folder of this machine
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     with _quiet():

@@ -174,6 +174,8 @@ def test_the_base_learns(root: Path, tmp_path: Path) -> None:
     weights = dict(made.unet.named_parameters())
     for name, value in weights.items():
         torch.testing.assert_close(value, run.ema[f"unet.{name}"], rtol=1e-3, atol=1e-6)
+    told = "".join(path.read_text() for path in (tmp_path / "model").rglob("*.json"))
+    assert str(root) not in told
     frozen = tiny().vae.state_dict()
     for name, value in made.vae.state_dict().items():
         torch.testing.assert_close(value, frozen[name], rtol=1e-3, atol=1e-6)
