@@ -287,7 +287,7 @@ def save_pipeline(pipeline: BlurSynthPipeline, folder: Path) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    parts = {
+    parts: dict[str, Any] = {
         name: copy.deepcopy(part).half() if isinstance(part, torch.nn.Module) else part
         for name, part in pipeline.components.items()
     }

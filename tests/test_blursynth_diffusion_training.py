@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from commands import contents
 from PIL import Image
 from safetensors.torch import load_file
+from test_blursynth_diffusion_stream import CPU, stream
 from tiny_base import tiny
 from torch import Tensor
 from toys import picture
@@ -21,23 +23,18 @@ from blursynth import diffusion_train
 from blursynth.collapse import RECENT
 from blursynth.diffusion_align import AlignTraining
 from blursynth.diffusion_codec import CodecTraining, gradient_distance, spectrum_distance
-from blursynth.diffusion_conditions import physics_maps
 from blursynth.diffusion_denoise import BaseTraining, Denoised, clean_estimate, denoise, spread
 from blursynth.diffusion_load import load_lora, load_pipeline
 from blursynth.diffusion_run import prepare
 from blursynth.diffusion_stage import Loss
-from blursynth.diffusion_stream import Stream, batches
 from blursynth.diffusion_train import DiffusionTraining
-from blursynth.photo_crops import Crops
-from blursynth.physics import MARGIN, expose
 from blursynth.training_state import STATE
 from freqdiff.errors import InputError, ModelError, OutputError, TrainingError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CPU = torch.device("cpu")
 SHARED: dict[str, Any] = {
-    "batch": 2, "crop": 64, "steps": 4, "save_every": 2, "validate_every": 1000, "warmup": 0,
+    "batch": 2, "crop": 64, "steps": 3, "save_every": 2, "validate_every": 1000, "warmup": 0,
 }  # fmt: skip
 CONFIGS = {
     "codec": CodecTraining(**SHARED),
@@ -67,58 +64,6 @@ def training(root: Path, output: Path, stage: str = "base", **changes: Any) -> D
     config = dataclasses.replace(CONFIGS[stage], **changes)
     real = root / "real" if stage == "align" else None
     return prepare(config, output, root / "sharp", real, base=str(root / "base"))
-
-
-def stream(root: Path, seed: int = 0, batch: int = 4) -> Stream:
-    crops = Crops(root / "sharp", ["coffee.png", "astronaut.png"], 64 + 2 * MARGIN, 220)
-    return Stream(crops, batch, (seed,))
-
-
-def test_a_step_of_the_stream_is_a_function_of_seed_and_step(root: Path) -> None:
-    first = [next(batches(stream(root), step, CPU)) for step in (0, 1)]
-    ahead = batches(stream(root), 0, CPU)
-    for batch, other in zip(first, ahead, strict=False):
-        assert torch.equal(batch.blurred, other.blurred)
-        assert torch.equal(batch.maps, other.maps)
-        assert batch.cameras == other.cameras
-    assert not torch.equal(first[0].sharp, first[1].sharp)
-    assert not torch.equal(first[0].sharp, next(batches(stream(root, 1), 0, CPU)).sharp)
-    torch.testing.assert_close(
-        first[0].blurred * 255, (first[0].blurred * 255).round(), rtol=0, atol=1e-3
-    )
-    assert (first[0].sharp - first[0].blurred).abs().amax((1, 2, 3)).min() > 0.02
-
-
-def test_workers_change_nothing(root: Path) -> None:
-    ours, theirs = batches(stream(root), 3, CPU), batches(stream(root), 3, CPU, workers=1)
-    for _ in range(2):
-        assert torch.equal(next(ours).blurred, next(theirs).blurred)
-
-
-def test_joined_exposures_blur_as_alone(root: Path) -> None:
-    """Paths of more points than others of the batch are not changed, nor are the shorter ones."""
-    source = stream(root, batch=12)
-    exposures = source[0]
-    scenes = exposures.scenes
-    light = expose(exposures.pixels, scenes, exposures.origins)
-    sharp = exposures.pixels[..., MARGIN:-MARGIN, MARGIN:-MARGIN].float() / 255
-    torch.testing.assert_close(exposures.maps, physics_maps(scenes, sharp, exposures.origins))
-    assert float(exposures.maps[:, :3].abs().amax((1, 2, 3)).max()) > 0.1
-    for index in range(12):
-        one = scenes.map(lambda values, i=index: values[i : i + 1])
-        # Every second point: what a batch of shorter paths would have.
-        count = one.weights.shape[1]
-        if count % 2 == 0:
-            continue
-        short = dataclasses.replace(
-            one,
-            rotations=one.rotations[:, ::2],
-            object_shift=one.object_shift[:, ::2],
-            weights=torch.full((1, count // 2 + 1), 1 / (count // 2 + 1)),
-        )
-        part = slice(index, index + 1)
-        alone = expose(exposures.pixels[part], short, exposures.origins[part])
-        assert float((alone - light[part]).abs().mean()) < 2e-3
 
 
 @pytest.mark.parametrize("stage", CONFIGS)
@@ -161,12 +106,12 @@ def test_the_codec_learns_and_its_latents_have_unit_power(root: Path, tmp_path: 
 
 
 def test_the_base_learns(root: Path, tmp_path: Path) -> None:
-    run = training(root, tmp_path, "base", steps=16, ema=0.5, validate_every=8)
+    run = training(root, tmp_path, "base", steps=12, ema=0.5)
     start = {k: v.clone() for k, v in run.learning.items()}
     run.validate()
     run.run(progress=False)
     losses = [row["check"] for row in run.history]
-    assert losses[0] > losses[1] > losses[2], losses
+    assert losses[0] > losses[1], losses
     for part in ("unet", "controlnet", "text_encoder", "camera_encoder"):
         names = [name for name in start if name.startswith(part)]
         assert any(not torch.equal(start[name], run.learning[name]) for name in names), part
@@ -210,7 +155,7 @@ def test_alignment_moves_the_lora_weights_alone(root: Path, tmp_path: Path) -> N
 
 def test_the_estimate_without_noise_inverts_the_scheduler(root: Path) -> None:
     pipeline = tiny()
-    batch = next(batches(stream(root), 0, CPU))
+    batch = stream(root / "sharp")[0].blur(CPU)
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         made = denoise(pipeline, batch, torch.tensor([0, 40, 200, 700]), noise, batch.maps)
@@ -232,7 +177,7 @@ def test_the_estimate_without_noise_inverts_the_scheduler(root: Path) -> None:
 
 def test_what_is_not_known_is_not_told(root: Path) -> None:
     pipeline = tiny()
-    batch = next(batches(stream(root, batch=2), 0, CPU))
+    batch = stream(root / "sharp", batch=2)[0].blur(CPU)
     both = pipeline.encode_physics(batch.cameras, batch.sharp, batch.maps, known=[True, False])
     told = pipeline.encode_physics(batch.cameras, batch.sharp, batch.maps)
     nothing = pipeline.unknown_physics(batch.sharp)
@@ -276,13 +221,24 @@ def test_the_learning_rate() -> None:
 def test_the_schedule_ends_with_the_time(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diffusion_train, "_RATE_STEPS", 3)
-    run = training(root, tmp_path, "codec", steps=10**6)
-    run.run(seconds=2.0, finish=True, progress=False)
-    assert 3 < run.step <= run.config.steps < run.step + 5
-    assert 0.5 < run.seconds < 4
-    again = training(root, tmp_path, "codec", steps=10**6)
-    assert again.step == run.step
+    """Ten steps a second, after a first one that takes three."""
+    run = training(root, tmp_path, "codec", steps=10**6, save_every=10**6, validate_every=10**6)
+    batch, clock, rates = run.check_batch, [0.0], []
+
+    def advance(_: Any) -> dict[str, float]:
+        clock[0] += 0.1 if run.step else 3.0
+        rates.append(run.config.rate(run.step))
+        run.step += 1
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(run, "_advance", advance)
+    monkeypatch.setattr(diffusion_train, "batches", lambda *_: iter(lambda: batch, None))
+    monkeypatch.setattr(diffusion_train, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    run.run(seconds=30.0, finish=True, progress=False)
+    assert 240 < run.step == run.config.steps < 271
+    assert rates[-1] < 0.05 * max(rates)
+    assert 27 < run.seconds < 30
+    assert training(root, tmp_path, "codec", steps=10**6).step == run.step
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoiled(
@@ -332,6 +288,21 @@ def test_collapse_stops_the_alignment(
         with pytest.raises(TrainingError, match=f"at step {RECENT}: .*{words}"):
             run.run(progress=False)
         assert not (tmp_path / STATE).exists()
+
+
+def test_gradients_are_averaged_over_processes() -> None:
+    class Two:
+        """The other process has gradients of 0."""
+
+        def reduce(self, values: Tensor, how: str) -> Tensor:
+            assert how == "mean"
+            return values / 2
+
+    weights = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(4))]
+    weights[0].grad = torch.arange(6.0).view(2, 3)
+    diffusion_train._average_gradients(Two(), weights)
+    torch.testing.assert_close(weights[0].grad, torch.arange(6.0).view(2, 3) / 2)
+    torch.testing.assert_close(weights[1].grad, torch.zeros(4))
 
 
 def test_an_exploding_loss_stops(root: Path, tmp_path: Path) -> None:
