@@ -30,19 +30,24 @@ class AirNetConfig:
 
 
 class EncoderBlock(nn.Module):
-    """Residual block with batch normalisation, of the encoder of the degradation."""
+    """Residual block of the encoder of the degradation.
+
+    Normalised over each photo instead of the batch: as many parameters, but no running means, which
+    averaged weights would not fit.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
+            nn.InstanceNorm2d(outputs, affine=True),
             nn.LeakyReLU(_SLOPE),
             conv3(outputs, outputs, bias=False),
-            nn.BatchNorm2d(outputs),
+            nn.InstanceNorm2d(outputs, affine=True),
         )
         self.shortcut = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+            nn.InstanceNorm2d(outputs, affine=True),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -41,11 +41,11 @@ class DGUNetConfig:
 class _GradientStep(nn.Module):
     """x - r A'(A x - y), with learned A and A'."""
 
-    def __init__(self, activation: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
 
         def operator() -> nn.Sequential:
-            return nn.Sequential(conv3(3, _OPERATOR_WIDTH), activation, conv3(_OPERATOR_WIDTH, 3))
+            return nn.Sequential(conv3(3, _OPERATOR_WIDTH), nn.PReLU(), conv3(_OPERATOR_WIDTH, 3))
 
         self.degrade, self.back = operator(), operator()
         self.rate = nn.Parameter(torch.tensor([0.5]))
@@ -156,10 +156,10 @@ class _Supervised(nn.Module):
 class _Stage(nn.Module):
     """A gradient step and a proximal step."""
 
-    def __init__(self, config: DGUNetConfig, activation: nn.Module, fused: bool) -> None:
+    def __init__(self, config: DGUNetConfig, fused: bool) -> None:
         super().__init__()
         width = config.width
-        self.gradient = _GradientStep(activation)
+        self.gradient = _GradientStep()
         self.shallow = _shallow(width)
         self.merge = _Merge(width) if fused else None
         self.unet = _UNet(width, config.growth, fused)
@@ -182,7 +182,7 @@ class _Stage(nn.Module):
 
 
 def _shallow(width: int) -> nn.Sequential:
-    block = ChannelAttentionBlock(width, nn.PReLU())
+    block = ChannelAttentionBlock(width)
     return nn.Sequential(conv3(3, width, bias=False), block)
 
 
@@ -194,11 +194,10 @@ class DGUNet(Peer):
     def __init__(self, config: DGUNetConfig) -> None:
         super().__init__()
         self.config = config
-        activation = nn.PReLU()
         last = config.width + config.last_growth
-        self.first = _Stage(config, activation, False)
-        self.middle = _Stage(config, activation, True)
-        self.gradient = _GradientStep(activation)
+        self.first = _Stage(config, False)
+        self.middle = _Stage(config, True)
+        self.gradient = _GradientStep()
         self.shallow = _shallow(config.width)
         self.join = conv3(2 * config.width, last, bias=False)
         self.outro = conv3(last, 3, bias=False)

@@ -54,9 +54,9 @@ class _Resize(nn.Module):
 class _Encoder(nn.Module):
     """Features of three levels; `received` adds those of the stage before."""
 
-    def __init__(self, widths: list[int], activation: nn.Module, fused: bool) -> None:
+    def __init__(self, widths: list[int], fused: bool) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(_attention_blocks(width, activation) for width in widths)
+        self.levels = nn.ModuleList(_attention_blocks(width) for width in widths)
         self.down = nn.ModuleList(_Resize(0.5, a, b) for a, b in itertools.pairwise(widths))
         self.received = nn.ModuleList(
             nn.ModuleList((_conv1(width, width), _conv1(width, width))) for width in widths * fused
@@ -74,12 +74,10 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self, widths: list[int], activation: nn.Module) -> None:
+    def __init__(self, widths: list[int]) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(_attention_blocks(width, activation) for width in widths)
-        self.skips = nn.ModuleList(
-            ChannelAttentionBlock(width, activation) for width in widths[:-1]
-        )
+        self.levels = nn.ModuleList(_attention_blocks(width) for width in widths)
+        self.skips = nn.ModuleList(ChannelAttentionBlock(width) for width in widths[:-1])
         self.up = nn.ModuleList(_Resize(2, b, a) for a, b in itertools.pairwise(widths))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -106,12 +104,12 @@ class _SupervisedAttention(nn.Module):
 class _FullResolution(nn.Module):
     """ORSNet: groups of attention blocks, to which the features of the U-Net before are added."""
 
-    def __init__(self, config: MPRNetConfig, widths: list[int], activation: nn.Module) -> None:
+    def __init__(self, config: MPRNetConfig, widths: list[int]) -> None:
         super().__init__()
         width = config.width + config.full_growth
         self.groups = nn.ModuleList(
             nn.Sequential(
-                *(ChannelAttentionBlock(width, activation) for _ in range(config.blocks)),
+                *(ChannelAttentionBlock(width) for _ in range(config.blocks)),
                 conv3(width, width, bias=False),
             )
             for _ in widths
@@ -135,8 +133,8 @@ class _FullResolution(nn.Module):
         return x
 
 
-def _attention_blocks(width: int, activation: nn.Module) -> nn.Sequential:
-    return nn.Sequential(*(ChannelAttentionBlock(width, activation) for _ in range(2)))
+def _attention_blocks(width: int) -> nn.Sequential:
+    return nn.Sequential(*(ChannelAttentionBlock(width) for _ in range(2)))
 
 
 def _cut(x: Tensor, axis: int) -> Tensor:
@@ -157,21 +155,18 @@ class MPRNet(Peer):
     def __init__(self, config: MPRNetConfig) -> None:
         super().__init__()
         self.config = config
-        activation = nn.PReLU()
         width = config.width
         widths = [width + level * config.growth for level in range(3)]
         self.shallow = nn.ModuleList(
-            nn.Sequential(conv3(3, width, bias=False), ChannelAttentionBlock(width, activation))
+            nn.Sequential(conv3(3, width, bias=False), ChannelAttentionBlock(width))
             for _ in range(3)
         )
-        self.encoders = nn.ModuleList(
-            _Encoder(widths, activation, fused) for fused in (False, True)
-        )
-        self.decoders = nn.ModuleList(_Decoder(widths, activation) for _ in range(2))
+        self.encoders = nn.ModuleList(_Encoder(widths, fused) for fused in (False, True))
+        self.decoders = nn.ModuleList(_Decoder(widths) for _ in range(2))
         self.supervised = nn.ModuleList(_SupervisedAttention(width) for _ in range(2))
         last = width + config.full_growth
         self.join = nn.ModuleList(conv3(2 * width, to, bias=False) for to in (width, last))
-        self.full = _FullResolution(config, widths, activation)
+        self.full = _FullResolution(config, widths)
         self.outro = conv3(last, 3, bias=False)
 
     def stages(self, photo: Tensor) -> tuple[Tensor, ...]:

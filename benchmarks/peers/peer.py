@@ -23,13 +23,17 @@ class Peer(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, photo: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1], any H and W -> the sharp photo, the same shape, not clamped."""
+    def restore(self, photo: Tensor) -> tuple[Tensor, ...]:
+        """`stages` of photos of any size, each of that size."""
         height, width = photo.shape[2:]
         below, right = -height % self.multiple, -width % self.multiple
         if below or right:
             photo = F.pad(photo, (0, right, 0, below), mode="replicate")
-        return self.stages(photo)[-1][..., :height, :width]
+        return tuple(stage[..., :height, :width] for stage in self.stages(photo))
+
+    def forward(self, photo: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1], any H and W -> the sharp photo, the same shape, not clamped."""
+        return self.restore(photo)[-1]
 
 
 def conv3(inputs: int, outputs: int, bias: bool = True) -> nn.Conv2d:
@@ -58,11 +62,11 @@ class ChannelAttention(nn.Module):
 class ChannelAttentionBlock(nn.Module):
     """CAB of MPRNet: two convolutions and channel attention beside the identity."""
 
-    def __init__(self, channels: int, activation: nn.Module, reduction: int = 4) -> None:
+    def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()
         self.body = nn.Sequential(
             conv3(channels, channels, bias=False),
-            activation,
+            nn.PReLU(),
             conv3(channels, channels, bias=False),
             ChannelAttention(channels, reduction),
         )
