@@ -31,6 +31,15 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For models that are too small to share out: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
 def library(compiled: Library, request: pytest.FixtureRequest) -> Iterator[Library]:
     """The emulated device code of a module, with its threads run in one order and in the other."""
