@@ -227,7 +227,8 @@ def _training(folder: Path) -> dict[str, Any] | None:
         return None
     settings = facts["settings"]
     return {
-        **{name: facts[name] for name in ("steps", "seconds", "device")},
+        # Weights that were trained before this was written do not say on what.
+        **{name: facts.get(name) for name in ("steps", "seconds", "device")},
         "batch": settings["train"]["batch"],
         "crop": settings["data"]["crop"],
     }

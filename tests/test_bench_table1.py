@@ -20,7 +20,7 @@ from toys import picture, random_deblurrer
 from benchmarks import comparison, methods, table1
 from benchmarks.peers.catalog import PEERS
 from benchmarks.peers.training import PeerConfig, TrainedPeer
-from freqdiff.checkpoint import save_model
+from freqdiff.checkpoint import save_model, shipped_models
 from freqdiff.errors import InputError, ModelError
 from freqdiff.metrics import compare
 
@@ -217,6 +217,13 @@ def test_results_are_found_by_their_names(tmp_path: Path) -> None:
         assert restore(name, photo).shape == photo.shape
     with pytest.raises(InputError, match="no result for 'scene3/blur_1"):
         restore("scene3/blur_1.png", photo)
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_facts_of_shipped_models(name: str) -> None:
+    method = methods.ours(name, 1, "cpu")
+    assert method.facts["training"]["steps"] > 0
+    assert method.facts["parameters"] > 1e6
 
 
 def test_arithmetic_of_our_models_counts_every_step() -> None:
