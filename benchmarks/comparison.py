@@ -17,7 +17,7 @@ PUBLISHED = {
     "AdaRevD": "34.60",
 }
 """On GoPro, trained on GoPro, as their own papers give them."""
-WAYS = {"ours": "ours", "peer": "ours, same data and budget", "official": "of others"}
+WAYS = {"ours": "by us", "peer": "by us, same pairs", "official": "by others"}
 
 
 def table1(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -30,8 +30,8 @@ def table1(rows: Sequence[dict[str, Any]]) -> list[str]:
         before = f"{_number(first['input']['psnr_rgb'], 2)} / {_number(first['input'][ssim], 4)}"
         lines += [
             "",
-            f"{name}: {first['count']} photos, compared by `{first['protocol']}`, SSIM "
-            f"`{ssim.removeprefix('ssim_')}`; blurred {before}.",
+            f"{name}: {first['count']} photo{'s' * (first['count'] != 1)}, compared by "
+            f"`{first['protocol']}`, SSIM `{ssim.removeprefix('ssim_')}`; blurred {before}.",
             "",
             "| method | trained | parameters | MFLOP/px | PSNR in -> out (dB) | SSIM | s/MP "
             "| peak memory | in the paper |",

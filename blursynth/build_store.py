@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from blursynth.build_plan import LOCK_FILE, SUFFIXES, Plan
-from freqdiff.atomic import TEMPORARY_FILES, atomic_stream, write_atomically
+from freqdiff.atomic import atomic_stream, remove_leftovers, write_atomically
 from freqdiff.errors import OutputError
 
 METADATA_FILE = "metadata.jsonl"
@@ -61,10 +61,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def tidy(folder: Path) -> None:
-    """Remove temporary files that a killed build left; call it while the folder is locked."""
+    """Remove temporary files that a killed build left."""
     for place in (folder, *(folder / name for name in _FOLDERS)):
-        for path in place.glob(TEMPORARY_FILES):
-            path.unlink(missing_ok=True)
+        remove_leftovers(place)
 
 
 def name_of(index: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from typing import BinaryIO
 from freqdiff.errors import OutputError
 
 TEMPORARY_FILES = ".freqdiff-*.tmp"
-"""Pattern of the names of temporary files, which only a killed process leaves behind."""
+"""Pattern of the names of temporary files, which only a killed process leaves behind. A living one
+holds a lock on its file."""
 
 _REASONS = {
     errno.ENOSPC: "the disk is full, so free some space or choose another folder",
@@ -51,10 +53,18 @@ def atomic_stream(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the file cannot be written.
     """
-    with _replacing(path) as temporary, temporary.open("xb") as stream:
+    with _replacing(path) as temporary, temporary.open("wb") as stream:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files in a folder that killed processes left; the living keep theirs."""
+    for path in Path(folder).glob(TEMPORARY_FILES):
+        with contextlib.suppress(OSError), path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -67,10 +77,11 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         try:
-            yield temporary
-            with contextlib.suppress(FileNotFoundError):
-                temporary.chmod(target.stat().st_mode & 0o7777)
-            os.replace(temporary, target)
+            with _locked(temporary):
+                yield temporary
+                with contextlib.suppress(FileNotFoundError):
+                    temporary.chmod(target.stat().st_mode & 0o7777)
+                os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -82,9 +93,22 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OutputError(f"Cannot write {str(path)!r}: {reason}.") from error
 
 
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Create an empty file, and hold a lock on it where the file system has locks."""
+    while True:
+        with path.open("xb") as stream:
+            with contextlib.suppress(OSError):
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            # Another process may have taken it for a leftover before the lock was there.
+            if os.fstat(stream.fileno()).st_nlink:
+                yield
+                return
+
+
 def _write_and_sync(path: Path, data: bytes) -> None:
-    """Create ``path``, which must not exist, and return once its content is on the disk."""
-    with path.open("xb") as stream:
+    """Fill ``path`` and return once its content is on the disk."""
+    with path.open("wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())

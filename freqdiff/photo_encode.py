@@ -28,6 +28,8 @@ def encode(photo: Photo, kind: str, quality: int | None) -> tuple[bytes, tuple[s
     """
     if kind == "TIFF":
         return encode_tiff(photo), ()
+    if photo.pixels.dtype == np.float32 and not np.isfinite(photo.pixels).all():
+        raise OutputError(f"it holds values that are not finite, which {kind} cannot hold")
     if kind == "PNG":
         return _encode_png(photo)
     samples, notes = _to_bytes(photo.pixels)

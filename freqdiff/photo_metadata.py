@@ -20,6 +20,7 @@ GPS_IFD = 0x8825
 _WIDTH_TAGS = (0x0100, 0xA002)
 _HEIGHT_TAGS = (0x0101, 0xA003)
 _SHORT, _LONG = 3, 4
+_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _INCH_IN_METRES = 0.0254
 
 
@@ -54,6 +55,17 @@ def directory(block: bytes | bytearray, order: str, start: int) -> list[Entry]:
     positions = range(start + 2, start + 2 + 12 * count, 12)
     struct.unpack_from(order + "I", block, positions.stop)
     return [Entry(at, *struct.unpack_from(order + "HHI", block, at)) for at in positions]
+
+
+def lies_inside(block: bytes | bytearray, order: str, entry: Entry) -> bool:
+    """Whether the value of an entry, or the directory that it points to, starts and ends inside."""
+    size = _VALUE_BYTES.get(entry.kind, 1 << 32) * entry.length
+    if entry.tag in (EXIF_IFD, GPS_IFD):
+        size = 6  # the count and the end of a directory, at least
+    elif size <= 4:
+        return True
+    (offset,) = struct.unpack_from(order + "I", block, entry.position + 8)
+    return bool(offset + size <= len(block))
 
 
 def upright_exif(exif: bytes, size: tuple[int, int]) -> tuple[bytes, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from freqdiff.photo_data import Photo
-from freqdiff.photo_metadata import ORIENTATION, byte_order, directory
+from freqdiff.photo_metadata import ORIENTATION, byte_order, directory, lies_inside
 from freqdiff.photo_tiff_read import DESCRIPTIVE_TAGS, ICC_TAG, XMP_TAG
 
 _BLACK_IS_ZERO, _RGB = 1, 2
@@ -22,7 +22,8 @@ def encode_tiff(photo: Photo) -> bytes:
     """Return the photo as a TIFF file in its own sample type: deflated, floats plain.
 
     The Exif block stands at the very start of the file, so that all offsets inside it, maker notes
-    included, stay right; the directory of the picture is appended and takes its entries over.
+    included, stay right; the directory of the picture is appended and takes its entries over, less
+    damaged ones: readers give up at the first of these.
     """
     exif = photo.metadata.exif
     order = "<" if exif is None else byte_order(exif)
@@ -31,7 +32,7 @@ def encode_tiff(photo: Photo) -> bytes:
     if exif is not None:
         (start,) = struct.unpack_from(order + "I", exif, 4)
         for entry in directory(exif, order, start):
-            if entry.tag in DESCRIPTIVE_TAGS:
+            if entry.tag in DESCRIPTIVE_TAGS and lies_inside(exif, order, entry):
                 entries[entry.tag] = exif[entry.position : entry.position + 12]
         block = bytearray(exif)
     for tag, (kind, values) in _picture_tags(photo, order, block).items():

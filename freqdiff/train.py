@@ -293,9 +293,7 @@ class Training:
 
     def _advance(self, pairs: Pairs) -> float:
         config, device = self.config, self.accelerator.device
-        memory = torch.channels_last
-        y, x0 = (v.to(device).contiguous(memory_format=memory) for v in pairs[:2])
-        pairs = Pairs(y, x0, pairs.psf.to(device))
+        pairs = Pairs(*(values.to(device) for values in pairs))
         seed = (config.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index
         generator = torch.Generator().manual_seed(seed)
         for group in self.optimizer.param_groups:

@@ -82,7 +82,7 @@ def test_methods_of_all_kinds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert ours["mflop_per_pixel"] > 0
     lines = "\n".join(comparison.table1(rows))
     assert "GoPro: 2 photos, compared by `plain`, SSIM `matlab3d`" in lines
-    assert "| Perfect | of others |" in lines
+    assert "| Perfect | by others |" in lines
     assert "Restormer 32.92 / 0.961" in lines
 
 

@@ -299,3 +299,18 @@ def test_permissions_of_a_replaced_file_stay(tmp_path: Path) -> None:
     write_photo(path, Photo(noise(4, 5, 3)))
     assert path.stat().st_mode & 0o777 == 0o640
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "webp"])
+def test_a_tag_that_points_outside_costs_only_itself(tmp_path: Path, suffix: str) -> None:
+    block = bytearray(exif_block().removeprefix(b"Exif\0\0"))
+    at = block.index(b"\x01\x0f\0\x02" if block[:2] == b"MM" else b"\x0f\x01\x02\0")
+    block[at + 8 : at + 12] = b"\x7f" * 4
+    photo = Photo(noise(20, 30, 3), metadata=Metadata(exif=bytes(block)))
+    write_photo(tmp_path / f"a.{suffix}", photo)
+    again = read_photo(tmp_path / f"a.{suffix}")
+    assert again.pixels.shape == (20, 30, 3)
+    if suffix == "tif":  # the other formats keep the block as it is
+        exif = Image.Exif()
+        exif.load(again.metadata.exif or b"")
+        assert (0x010F in exif, exif[0x0110]) == (False, "Model 7")
