@@ -11,10 +11,11 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import roofline
+from benchmarks import comparison, roofline
 from benchmarks.harness import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -266,6 +267,12 @@ def sources(results: list[list[dict[str, Any]]]) -> list[str]:
     return [line for rows in results if rows for line in ("", source(rows[0]["provenance"]))]
 
 
+def compared(name: str, render: Callable[[list[dict[str, Any]]], list[str]]) -> list[str]:
+    """A table of `comparison`, and where its numbers come from."""
+    rows = roofline.read(RESULTS / f"{name}.json")
+    return [*render(rows), *sources([rows])]
+
+
 def source(provenance: dict[str, Any]) -> str:
     """Where the numbers of a table come from."""
     device = provenance.get("device_name") or provenance.get("device", "unknown device")
@@ -281,7 +288,9 @@ def render(text: str) -> str:
         "quality": quality(),
         "check": self_check(),
         "steps": steps(),
+        "table1": compared("table1", comparison.table1),
         "trainings": trainings(),
+        "ablations": compared("ablations", comparison.ablations),
         "engines": engines(),
         "family": family(),
         "speed": speed(),

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 SUMMARY = "measure PSNR and SSIM of a model"
 USAGE = """\
-(--pairs BLURRED SHARP | --unharmed DIR |
-                          --synthetic DIR) [options]"""
+(--pairs BLURRED SHARP | --dataset NAME ROOT |
+                          --unharmed DIR | --synthetic DIR) [options]"""
 EXAMPLES = """\
 examples:
-  freqdiff evaluate --pairs gopro/blur gopro/sharp --json
+  freqdiff evaluate --pairs blurred sharp --json
+  freqdiff evaluate --dataset gopro GOPRO_Large
   freqdiff evaluate --unharmed photos --steps 4
   freqdiff evaluate --synthetic photos --seed 1 --output results.json"""
 
@@ -34,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("BLURRED", "SHARP"),
         help="two folders, matched by the names of their photos",
+    )
+    kinds.add_argument(
+        "--dataset",
+        nargs=2,
+        metavar=("NAME", "ROOT"),
+        help="gopro, hide, realblur_j, realblur_r, rsblur, reds, uhd_blur or "
+        "blursynth, by its own protocol",
     )
     kinds.add_argument("--unharmed", metavar="DIR", help="sharp photos, which should stay so")
     kinds.add_argument(
@@ -75,12 +83,15 @@ def run(arguments: argparse.Namespace) -> int:
     if save is not None:
         _check_save(save, arguments)
     reader = rapid_reader() if arguments.ocr else None
+    if arguments.align and arguments.dataset is not None:
+        raise InputError("--align does not go with --dataset, which has a protocol of its own.")
     kind, count, facts, samples = _samples(arguments)
+    protocol = facts.setdefault("protocol", "shift" if arguments.align else "plain")
     model = load(arguments.model, arguments.device)
     settings = {name: getattr(arguments, name) for name in ("steps", "seed", "tile", "ensemble")}
     bar = tqdm(samples, total=count, desc=kind, unit="photo", leave=False, disable=None)
     scores = [
-        measure(sample, model, **settings, save=save, aligned=arguments.align, reader=reader)
+        measure(sample, model, **settings, save=save, protocol=protocol, reader=reader)
         for sample in bar
     ]
     facts |= {
@@ -115,6 +126,16 @@ def _samples(
         pairs = pairing.pairs[: arguments.limit]
         data = {"data": [_label(blurred), _label(sharp)], "matched_by": pairing.rule}
         return "pairs", len(pairs), data, pair_samples(pairs, blurred)
+    if arguments.dataset is not None:
+        from freqdiff.datasets import find_pairs
+
+        name, root = arguments.dataset[0], Path(arguments.dataset[1])
+        found = find_pairs(name, root)
+        if found.note is not None:
+            complain(f"Note: {found.note[0].lower()}{found.note[1:]}")
+        pairs = found.pairs[: arguments.limit]
+        data = {"data": [_label(root)], "dataset": name, "protocol": found.protocol}
+        return "pairs", len(pairs), data, pair_samples(pairs, root)
     folder = Path(arguments.unharmed or arguments.synthetic)
     paths = photos_in(folder)[: arguments.limit]
     data = {"data": [_label(folder)]}
@@ -129,7 +150,8 @@ def _check_save(save: Path, arguments: argparse.Namespace) -> None:
     from freqdiff.batch import check_writable
 
     check_writable(save / "file")
-    for name in (*(arguments.pairs or ()), arguments.unharmed, arguments.synthetic):
+    dataset = (arguments.dataset or (None, None))[1]
+    for name in (*(arguments.pairs or ()), dataset, arguments.unharmed, arguments.synthetic):
         if name is not None and save.resolve() == Path(name).resolve():
             raise InputError(
                 f"--save is {str(save)!r}, which holds photos to measure: give another folder."

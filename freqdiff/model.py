@@ -32,6 +32,7 @@ class ModelConfig:
             one is the middle) and on the way up (one entry fewer).
         attention: levels (0 = finest) whose blocks end with halo attention.
         condition: what the network sees of the blurred photo: its spectra, itself, or both.
+        taper, phase: of the spectra, see `spectral.window_features`.
         objective: what the network's output means, see `diffusion.coefficients`.
         anchor: what the diffusion starts from: the blurred photo ("input"), or the Wiener filter of
             it with an estimated blur ("wiener").
@@ -48,6 +49,8 @@ class ModelConfig:
     decoder_blocks: tuple[int, ...] = (3,)
     attention: tuple[int, ...] = ()
     condition: Condition = "freq+spatial"
+    taper: Literal["hann", "none"] = "hann"
+    phase: bool = True
     objective: diffusion.Objective = "anchored"
     anchor: Anchor = "wiener"
     blur_channels: tuple[int, ...] = (32, 48, 64, 96)
@@ -65,6 +68,8 @@ class ModelConfig:
             )
         if self.condition not in ("freq+spatial", "freq", "spatial"):
             raise ValueError(f"condition is {self.condition!r}, not a known one.")
+        if self.taper not in ("hann", "none"):
+            raise ValueError(f"taper is {self.taper!r}, expected 'hann' or 'none'.")
         if self.objective not in diffusion.OBJECTIVES:
             raise ValueError(f"objective is {self.objective!r}, not one of {diffusion.OBJECTIVES}.")
         if self.anchor not in ("wiener", "input"):
@@ -262,7 +267,10 @@ class FreqDiffUNet(nn.Module):
         for level, project in enumerate(self.project):
             pitch = PITCH * 2**level
             if frequency:
-                maps = project(spectral.window_features(grey, pitch).to(dtype))
+                features = spectral.window_features(
+                    grey, pitch, self.config.taper, self.config.phase
+                )
+                maps = project(features.to(dtype))
             else:
                 rows, columns = y.shape[2] // pitch, y.shape[3] // pitch
                 maps = y.new_zeros((len(y), self.config.channels[level], rows, columns))

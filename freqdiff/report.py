@@ -8,10 +8,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from freqdiff.evaluate import METRICS, ImageScore, Scores, mean
-
-_TITLES = {"psnr_rgb": "PSNR RGB", "psnr_y": "PSNR Y", "ssim_matlab3d": "SSIM matlab3d"}
-_DIGITS = {"psnr_rgb": 2, "psnr_y": 2, "ssim_matlab3d": 4}
+from freqdiff.evaluate import ImageScore, mean
+from freqdiff.protocol import Scores
 
 
 def summarize(kind: str, scores: Sequence[ImageScore], facts: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +35,7 @@ def summarize(kind: str, scores: Sequence[ImageScore], facts: dict[str, Any]) ->
         "count": len(scores),
         "input": _means([score.input for score in scores]),
         "output": _means([score.output for score in scores]),
-        "gain": dict.fromkeys(METRICS) if harmless else _means(gains),
+        "gain": dict.fromkeys(scores[0].output) if harmless else _means(gains),
         "worst": {"psnr_rgb": _finite(min(score.output["psnr_rgb"] for score in scores))},
         "colour_shift": {"mean": mean(shifts), "worst": max(shifts)},
         "unchanged": sum(not score.changed for score in scores),
@@ -50,16 +48,16 @@ def summarize(kind: str, scores: Sequence[ImageScore], facts: dict[str, Any]) ->
 
 def table(report: dict[str, Any]) -> str:
     """The report for people."""
-    count, steps = report["count"], report["steps"]
+    count, steps, metrics = report["count"], report["steps"], report["output"]
     lines = [
         f"{report['kind']}: {count} photo{'s' * (count != 1)}, model {report['model']} "
         f"({report['model_sha256'][:12]}), {steps} step{'s' * (steps != 1)} on "
         f"{report['device_name']}",
         "",
-        f"{'':<10}" + "".join(f"{title:>15}" for title in _TITLES.values()),
+        f"{'':<10}" + "".join(f"{_title(name):>15}" for name in metrics),
     ]
     for row in ("input", "output", "gain"):
-        cells = [_cell(report[row][name], _DIGITS[name], row == "gain") for name in METRICS]
+        cells = [_cell(report[row][name], _digits(name), row == "gain") for name in metrics]
         lines.append(f"{row:<10}" + "".join(f"{cell:>15}" for cell in cells))
     shift = report["colour_shift"]
     lines += [
@@ -105,11 +103,11 @@ def _readings(scores: Sequence[ImageScore]) -> dict[str, Any]:
 
 
 def _means(scores: Sequence[Scores]) -> dict[str, float | None]:
-    return {name: mean([score[name] for score in scores]) for name in METRICS}
+    return {name: mean([score[name] for score in scores]) for name in scores[0]}
 
 
 def _image(score: ImageScore, harmless: bool) -> dict[str, Any]:
-    gain = dict.fromkeys(METRICS) if harmless else _nulls(score.gain)
+    gain = dict.fromkeys(score.output) if harmless else _nulls(score.gain)
     return {
         "name": score.name,
         "sharp": score.sharp,
@@ -131,6 +129,17 @@ def _nulls(scores: Scores) -> dict[str, float | None]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _title(metric: str) -> str:
+    """`ssim_skimage_gaussian` -> "SSIM gaussian"."""
+    measure, _, convention = metric.partition("_")
+    convention = convention.removeprefix("skimage_")
+    return f"{measure.upper()} {convention.upper() if measure == 'psnr' else convention}"
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric.startswith("psnr") else 4
 
 
 def _percent(share: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +28,9 @@ def grey(photo: Tensor) -> Tensor:
     return plane.expand(-1, 3, -1, -1)
 
 
-def window_features(photo: Tensor, pitch: int) -> Tensor:
+def window_features(
+    photo: Tensor, pitch: int, taper: Literal["hann", "none"] = "hann", phase: bool = True
+) -> Tensor:
     """c_freq at one level of the network: log magnitude, cosine and sine of the phase.
 
     Hann windows of 2 `pitch` pixels every `pitch` pixels, on luminance; the grid is anchored at
@@ -36,14 +39,18 @@ def window_features(photo: Tensor, pitch: int) -> Tensor:
     Args:
         photo: (B, 3, H, W) in [0, 1], such as that of `grey`; H and W multiples of `pitch`.
         pitch: 4, 8, 16 or 32 pixels.
+        taper: "none" leaves the windows as they are cut out, for comparison.
+        phase: False puts zeros in the place of cosine and sine, for comparison.
 
     Returns:
         (B, 6 pitch^2, H / pitch, W / pitch), channels-last in memory; magnitudes scaled to about
         unit range.
     """
-    features = ops.fft_features(photo, 2 * pitch, pitch, taper="hann", layout="luma")
+    features = ops.fft_features(photo, 2 * pitch, pitch, taper=taper, layout="luma")
     slots = features.shape[-1] // 3
     features[..., :slots].sub_(math.log(2 * pitch) - 3).mul_(1 / MAGNITUDE_SCALE)
+    if not phase:
+        features[..., slots:].zero_()
     return features.permute(0, 3, 1, 2)
 
 

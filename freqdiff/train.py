@@ -77,7 +77,7 @@ class Training:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         torch.manual_seed(config.seed)
-        self.model = Denoiser(model)
+        self.model = self.build(model)
         self.ema = {k: v.detach().clone() for k, v in self.model.named_parameters()}
         process = self.accelerator.process_index
         own_data = dataclasses.replace(data_config, seed=data_config.seed + 7919 * process)
@@ -109,9 +109,23 @@ class Training:
             if self.accelerator.num_processes > 1:
                 raise TrainingError("Compiled training runs in one process: leave out --compile.")
             # Without accelerate's wrappers, of which one process needs the autocast alone.
-            forward = functools.partial(Denoiser.forward, self.model)
+            forward = functools.partial(type(self.model).forward, self.model)
             self.network = torch.compile(forward, fullgraph=True, dynamic=False)
         self.ema = {k: v.to(device) for k, v in self.ema.items()}
+
+    def build(self, config: ModelConfig) -> Denoiser:
+        """The network to train; a comparison with other networks replaces this and `loss`."""
+        return Denoiser(config)
+
+    def loss(self, pairs: Pairs, generator: torch.Generator) -> Tensor:
+        """What a step minimises, of pairs in [-1, 1] on the device; noise is of `generator`."""
+        config = self.config
+        anchor_only = self.model.blur is not None and self.step < min(
+            config.anchor_steps, config.steps // 4
+        )
+        return training_loss(
+            self.network, self.model.config, config, pairs, generator, anchor_only=anchor_only
+        )
 
     def save(self) -> None:
         """Write the state for `resume` (atomically) and the averaged weights as a model folder."""
@@ -203,7 +217,7 @@ class Training:
 
     def averaged(self) -> Denoiser:
         """A copy of the model with the averaged weights, on the CPU."""
-        model = Denoiser(self.model.config)
+        model = self.build(self.model.config)
         model.load_state_dict({k: v.cpu() for k, v in self.ema.items()})
         return model.eval()
 
@@ -280,17 +294,12 @@ class Training:
     def _advance(self, pairs: Pairs) -> float:
         config, device = self.config, self.accelerator.device
         pairs = Pairs(*(values.to(device) for values in pairs))
-        anchor_only = self.model.blur is not None and self.step < min(
-            config.anchor_steps, config.steps // 4
-        )
         seed = (config.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index
         generator = torch.Generator().manual_seed(seed)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         with self.accelerator.autocast():
-            loss = training_loss(
-                self.network, self.model.config, config, pairs, generator, anchor_only=anchor_only
-            )
+            loss = self.loss(pairs, generator)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
