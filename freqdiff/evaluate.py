@@ -20,11 +20,11 @@ from freqdiff.alignment import BORDER, align
 from freqdiff.api import deblur_opened
 from freqdiff.batch import make_folder
 from freqdiff.deblurrer import Deblurrer
+from freqdiff.downstream import Answers, Task
 from freqdiff.errors import InputError
 from freqdiff.images import OpenedImage, open_image
 from freqdiff.metrics import compare
 from freqdiff.photo import Photo, write_photo
-from freqdiff.reading import Reader, Reading, compare_readings
 
 METRICS = ("psnr_rgb", "psnr_y", "ssim_matlab3d")
 Scores = dict[str, float]
@@ -61,7 +61,7 @@ class ImageScore:
             1/255.
         changed: False where the model returned its input.
         seconds: wall time of the model.
-        reading: what could be read; None if that was not asked for.
+        answers: of a program that looks at photos; None if that was not asked for.
     """
 
     name: str
@@ -72,7 +72,7 @@ class ImageScore:
     colour_shift: float
     changed: bool
     seconds: float
-    reading: Reading | None = None
+    answers: Answers | None = None
 
     @property
     def gain(self) -> Scores:
@@ -135,7 +135,7 @@ def measure(
     ensemble: int = 1,
     save: Path | None = None,
     aligned: bool = False,
-    reader: Reader | None = None,
+    task: Task | None = None,
 ) -> ImageScore:
     """Deblur one sample and compare it with the truth.
 
@@ -144,7 +144,7 @@ def measure(
         model: the model to measure.
         steps, seed, tile, ensemble: see `freqdiff.deblur`.
         save: a folder; the result is written to it as PNG.
-        reader: also compare what it reads.
+        task: also ask its program about the truth, the input and the result.
         aligned: compare input and result each at the shift that suits it best, see `alignment`.
 
     Raises:
@@ -173,7 +173,9 @@ def measure(
         save_png(save / name, result)
         if sample.save_input:
             save_png((save / name).with_suffix(".input.png"), _as_photo(blurred))
-    reading = None if reader is None else compare_readings(reader, truth, blurred, restored)
+    answers = None
+    if task is not None:
+        answers = Answers(*(task.observe(image) for image in (truth, blurred, restored)))
     return ImageScore(
         name=sample.name,
         sharp=sample.sharp_name,
@@ -183,7 +185,7 @@ def measure(
         colour_shift=255 * float(shift),
         changed=details.changed,
         seconds=details.seconds,
-        reading=reading,
+        answers=answers,
     )
 
 
