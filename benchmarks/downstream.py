@@ -72,21 +72,23 @@ def main() -> None:
     add("--output", type=Path, default=RESULTS / "downstream.json")
     options = parser.parse_args()
     common = ("--model", options.model, "--steps", options.steps, "--seed", "1")
-    rows = []
-    if options.detector:
-        detector = ("--downstream", "detection", "--downstream-model", options.detector)
-        for name, blurred, sharp in options.pairs:
-            rows.append(evaluate(name, "--pairs", blurred, sharp, *detector, *common))
-        if options.sharp:
-            rows.append(evaluate("simulated", "--synthetic", options.sharp, *detector, *common))
+    rows: list[dict[str, Any]] = []
+
+    def measure(name: str, *arguments: str) -> None:
+        rows.append(evaluate(name, *arguments, *common) | {"provenance": provenance()})
+        options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
     if options.pages:
         with tempfile.TemporaryDirectory() as folder:
             for seed in range(options.pages):
                 page(seed).save(Path(folder) / f"page{seed:03d}.png")
-            rows.append(evaluate("pages", "--synthetic", folder, "--downstream", "ocr", *common))
-    for row in rows:
-        row["provenance"] = provenance()
-    options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            measure("pages", "--synthetic", folder, "--downstream", "ocr")
+    if options.detector:
+        detector = ("--downstream", "detection", "--downstream-model", options.detector)
+        for name, blurred, sharp in options.pairs:
+            measure(name, "--pairs", blurred, sharp, *detector)
+        if options.sharp:
+            measure("simulated", "--synthetic", options.sharp, *detector)
 
 
 if __name__ == "__main__":

@@ -6,26 +6,24 @@ be read at any time, and block b of the stream is a function of (seed, b) alone 
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import math
 import os
 import tarfile
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from blursynth.build_pair import recorded_camera, recorded_scene
 from blursynth.psf import point_spread
 from freqdiff.blur_filter import PSF_RADIUS, PSF_SIDE
-from freqdiff.data import DataConfig, Item, Pairs, half_size
+from freqdiff.data import Blocks, DataConfig, Pairs
 from freqdiff.errors import TrainingError
 from freqdiff.photo_camera import VECTOR_SIZE
 
@@ -54,7 +52,7 @@ class _Entry(NamedTuple):
     record: _Stored | None
 
 
-class BuiltPairs(Dataset[Item]):
+class BuiltPairs(Blocks):
     """Blocks of crops of the pairs of a data set; an item holds uint8 on the CPU.
 
     All pairs come once, in random order, before any comes again.
@@ -71,28 +69,17 @@ class BuiltPairs(Dataset[Item]):
     def __init__(
         self, source: str | os.PathLike[str], config: DataConfig, device: str = "cpu"
     ) -> None:
+        super().__init__(config, device)
         self.entries = list_pairs(source)
-        self.config, self.device = config, device
         self._least = config.crop
         self._epoch, self._order = -1, np.zeros(0, np.int64)
-
-    def halved(self) -> Self:
-        """Half the side, four times as many."""
-        other = copy.copy(self)
-        other.config = half_size(self.config)
-        return other
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def preload(self) -> None:
-        """Nothing: pairs are read when they are needed."""
-
-    def __getitem__(self, block: int) -> Item:
-        try:
-            return self.pairs(block)
-        except TrainingError as error:
-            return error
+    def make(self, block: int) -> Pairs:
+        """The pairs, whatever the device."""
+        return self.pairs(block)
 
     def pairs(self, block: int) -> Pairs:
         """The pairs of a block."""

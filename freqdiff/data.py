@@ -13,7 +13,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -152,66 +152,68 @@ class SharpBlock:
 Item: TypeAlias = Pairs | SharpBlock | TrainingError
 
 
-class Blocks(Protocol):
-    """A source of pairs; a block that cannot be made gives the error as the item.
+class Blocks(Dataset[Item]):
+    """A source of pairs: its block b is a function of its configuration and b alone."""
 
-    Raised in a worker process an error would come with a traceback as its text.
-    """
-
-    config: DataConfig
-    device: str
+    def __init__(self, config: DataConfig, device: str) -> None:
+        self.config, self.device = config, device
 
     def __getitem__(self, block: int) -> Item:
-        """Block b: a function of the configuration and b alone."""
+        """Block b, or why it cannot be made.
+
+        An error that is raised in a worker process comes with a traceback as its text.
+        """
+        try:
+            return self.make(block)
+        except TrainingError as error:
+            return error
+
+    def make(self, block: int) -> Pairs | SharpBlock:
+        """Block b: on the CPU `Pairs` of uint8, or the `SharpBlock` whose `blur` gives them.
+
+        Raises:
+            TrainingError: photos or pairs cannot be used.
+        """
+        raise NotImplementedError
 
     def __len__(self) -> int:
         """Photos, or pairs, that it draws from."""
+        raise NotImplementedError
 
     def preload(self) -> None:
-        """Read what the worker processes share."""
+        """Read what the worker processes share: nothing, if not told otherwise."""
 
     def halved(self) -> Self:
         """The same source with crops of half the side and four times as many of them in a block."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(
+            self.config, crop=self.config.crop // 2, pairs_per_block=4 * self.config.pairs_per_block
+        )
+        return other
 
 
-def half_size(config: DataConfig) -> DataConfig:
-    """Crops of half the side, and four times as many of them in a block."""
-    return dataclasses.replace(
-        config, crop=config.crop // 2, pairs_per_block=4 * config.pairs_per_block
-    )
+class PairBlocks(Blocks):
+    """Crops of sharp photos, blurred by the physics engine on the stream's device.
 
-
-class PairBlocks(Dataset[Item]):
-    """Block b of the stream: a function of the configuration and b alone.
-
-    On the CPU an item is `Pairs` of uint8; for another device it is the `SharpBlock` whose `blur`
-    gives them there.
+    Raises:
+        TrainingError: the folder holds no photos.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], config: DataConfig, device: str = "cpu"
     ) -> None:
+        super().__init__(config, device)
         self.paths = list_photos(folder)
-        self.config = config
-        self.device = device
         self._least = config.crop + 2 * MARGIN
         self._chunk = _CHUNK["cpu" if device == "cpu" else "cuda"]
         self._cache: dict[Path, list[Image.Image]] = {}
 
-    def halved(self) -> Self:
-        """Half the side, four times as many; it shares the photos that were read."""
-        other = copy.copy(self)
-        other.config = half_size(self.config)
-        return other
-
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, block: int) -> Item:
-        try:
-            return self.pairs(block) if self.device == "cpu" else self.sharp(block)
-        except TrainingError as error:
-            return error
+    def make(self, block: int) -> Pairs | SharpBlock:
+        """Pairs, or what a GPU blurs by itself."""
+        return self.pairs(block) if self.device == "cpu" else self.sharp(block)
 
     def pairs(self, block: int) -> Pairs:
         """The pairs of a block, on the stream's device."""

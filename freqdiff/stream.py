@@ -69,8 +69,7 @@ def batches(
             yield from (lanes.block + turn * lanes.count + lane for lane in lanes.own)
 
     loader: DataLoader[Item] = DataLoader(
-        # torch asks for no more than __getitem__
-        pairs,  # type: ignore[arg-type]
+        pairs,
         batch_size=None,
         sampler=blocks(),
         num_workers=workers,

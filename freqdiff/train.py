@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedType, broadcast
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from freqdiff import train_state
 from freqdiff.built_pairs import BuiltPairs
 from freqdiff.checkpoint import save_model
-from freqdiff.data import DataConfig, PairBlocks, Pairs
+from freqdiff.data import Blocks, DataConfig, PairBlocks, Pairs
 from freqdiff.denoiser import Denoiser, Prediction
 from freqdiff.errors import TrainingError
 from freqdiff.info import cpu_features, device_name
@@ -41,6 +41,7 @@ _RATE_STEPS = 100
 _KEPT_BACK = 0.97
 """Share of the time left that is planned with; validations take some."""
 _MOST_LANES = 4096
+_OTHER_SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 def _fast_in_bf16() -> bool:
@@ -88,11 +89,17 @@ class Training:
             mixed_precision="bf16" if _fast_in_bf16() else "no",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        if self.accelerator.distributed_type in _OTHER_SHARDING:
+            raise TrainingError(
+                "accelerate is configured to share out the weights by itself: start with torchrun "
+                "and give --fsdp instead."
+            )
         torch.manual_seed(config.seed)
         self.model = Denoiser(model)
         device, processes = self.accelerator.device, self.accelerator.num_processes
         torch.backends.cudnn.benchmark = device.type == "cuda"  # all batches have one size
-        self.pairs = (BuiltPairs if built else PairBlocks)(data, data_config, device=str(device))
+        source = BuiltPairs if built else PairBlocks
+        self.pairs: Blocks = source(data, data_config, str(device))
         first = self.accelerator.process_index * config.accumulate
         own = range(first, first + config.accumulate)
         self.lanes = Lanes(processes * config.accumulate, own)
@@ -101,8 +108,8 @@ class Training:
                 f"{processes} processes of {config.accumulate} batches make {self.lanes.count} a "
                 f"step, expected at most {_MOST_LANES}: accumulate fewer."
             )
-        source = "pairs" if built else "photos"
-        self.settings = train_state.run_settings(model, config, data_config, source)
+        kind = "pairs" if built else "photos"
+        self.settings = train_state.run_settings(model, config, data_config, kind)
         self.step = 0
         self.seconds = 0.0
         self.speed = Throughput()

@@ -31,6 +31,15 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Two threads on a busy machine wait for each other more than they work on small models."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=[False, True], ids=["forwards", "backwards"])
 def library(compiled: Library, request: pytest.FixtureRequest) -> Iterator[Library]:
     """The emulated device code of a module, with its threads run in one order and in the other."""

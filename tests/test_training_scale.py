@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,7 @@ from freqdiff.errors import TrainingError
 from freqdiff.model import ModelConfig
 from freqdiff.train import Training
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These models are too small to share out: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +122,14 @@ def test_small_crops_that_cannot_be(
 def test_one_process_has_nothing_to_share_out(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="start --fsdp with torchrun"):
         Training(tmp_path, photos, TOY, RECIPE, DATA, sharded=True)
+
+
+def test_sharding_by_accelerate_is_refused(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.Accelerator, "distributed_type", train.DistributedType.FSDP)
+    with pytest.raises(TrainingError, match="start with torchrun and give --fsdp instead"):
+        begin(tmp_path, photos)
 
 
 def test_training_on_built_pairs(photos: Path, tmp_path: Path) -> None:
