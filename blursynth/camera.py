@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from freqdiff.photo_camera import FILM_WIDTH_MM, RANGES, VECTOR, camera_vector
+from freqdiff.photo_settings import FILM_WIDTH_MM, RANGES, VECTOR, camera_vector
 
 __all__ = ["BLUR_PX", "FILM_WIDTH_MM", "RANGES", "VECTOR", "Camera", "load_prior"]
 
@@ -205,7 +205,7 @@ class Camera:
         return [word for word, holds in words.items() if holds]
 
     def vector(self) -> NDArray[np.float32]:
-        """The settings as numbers for a network: (6,), see `freqdiff.photo_camera.camera_vector`.
+        """The settings as numbers for a network: (6,), see `freqdiff.photo_settings.camera_vector`.
 
         Cameras that blur alike have like vectors: shake goes with the equivalent focal length,
         defocus with the sensor width too.

@@ -15,7 +15,6 @@ from blursynth.camera import FILM_WIDTH_MM, Camera
 from blursynth.exif_write import write_camera
 from freqdiff.errors import PhotoError
 from freqdiff.photo import Photo
-from freqdiff.photo_camera import exif_settings
 from freqdiff.photo_exif import (
     MARK,
     block_numbers,
@@ -24,6 +23,7 @@ from freqdiff.photo_exif import (
     tag_numbers,
     upright_size,
 )
+from freqdiff.photo_settings import exif_settings
 
 __all__ = ["CameraReading", "read_camera", "write_camera"]
 
@@ -49,7 +49,7 @@ def read_camera(source: str | os.PathLike[str] | bytes | Image.Image | Photo) ->
     """Read the settings that a photo was taken with from its Exif block.
 
     What is missing, damaged or impossible is assumed to be as in `Camera()`: the whole of it for a
-    photo without Exif. See `freqdiff.photo_camera.exif_settings` for the rest.
+    photo without Exif. See `freqdiff.photo_settings.exif_settings` for the rest.
 
     Args:
         source: path or content of a photo file, an Exif block with or without its leading mark,

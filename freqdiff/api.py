@@ -15,7 +15,7 @@ from tqdm import tqdm
 from freqdiff.deblurrer import Deblurrer, load
 from freqdiff.errors import InputError
 from freqdiff.images import ImageInput, ImageOutput, OpenedImage, open_image
-from freqdiff.photo_camera import CameraSettings, photo_vector
+from freqdiff.photo_settings import CameraSettings, photo_vector
 from freqdiff.self_check import SelfCheck
 
 

@@ -25,7 +25,7 @@ from blursynth.psf import point_spread
 from freqdiff.blur_filter import PSF_RADIUS, PSF_SIDE
 from freqdiff.data import Blocks, DataConfig, Pairs
 from freqdiff.errors import TrainingError
-from freqdiff.photo_camera import VECTOR_SIZE
+from freqdiff.photo_settings import VECTOR_SIZE
 
 _METADATA = "metadata.jsonl"
 

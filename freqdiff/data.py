@@ -102,7 +102,7 @@ class Pairs(NamedTuple):
     Attributes:
         blurred, sharp: (N, 3, H, W), uint8 or in [-1, 1].
         psf: (N, 33, 33) kernel in the middle of the photo, sum 1; all 0 where it is not known.
-        camera: (N, 6) settings, see `photo_camera.camera_vector`.
+        camera: (N, 6) settings, see `photo_settings.camera_vector`.
     """
 
     blurred: Tensor

@@ -57,7 +57,7 @@ class Denoiser(nn.Module):
     def condition(self, y: Tensor, camera: Tensor | None = None) -> ConditionMaps:
         """Anchor, c_freq and the other maps of y (B, 3, H, W) in [-1, 1]; once per photo.
 
-        `camera` (B, 6) as of `photo_camera.camera_vector` is for models that use it.
+        `camera` (B, 6) as of `photo_settings.camera_vector` is for models that use it.
         """
         grey = spectral.grey(y.float())
         anchor, blur = self.anchor(y, grey)

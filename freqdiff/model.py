@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from freqdiff import diffusion, spectral
 from freqdiff.blur_filter import CELL, BlurField
 from freqdiff.layers import ChannelNorm, add_residual, add_to, zero_layer
-from freqdiff.photo_camera import VECTOR_SIZE
+from freqdiff.photo_settings import VECTOR_SIZE
 from freqdiff_kernels import ops
 
 Condition = Literal["freq+spatial", "freq", "spatial"]
@@ -205,7 +205,7 @@ class CameraEmbedding(nn.Module):
         zero_layer(self.output)
 
     def forward(self, settings: Tensor) -> Tensor:
-        """(B, 6) of `photo_camera.camera_vector` -> (B, E)."""
+        """(B, 6) of `photo_settings.camera_vector` -> (B, E)."""
         known = torch.isfinite(settings)
         values = torch.where(known, settings, 0).clamp(-2, 2)
         both = torch.cat((values, known), 1).to(self.input.weight.dtype)
@@ -286,7 +286,7 @@ class FreqDiffUNet(nn.Module):
             y: (B, 3, H, W) in [-1, 1]; H and W are multiples of the alignment.
             grey: `spectral.grey` of it, in float32.
             anchor: where the diffusion starts, (B, 3, H, W) in [-1, 1].
-            camera: (B, 6) as of `photo_camera.camera_vector`; None: nothing is known of it.
+            camera: (B, 6) as of `photo_settings.camera_vector`; None: nothing is known of it.
         """
         dtype = self.input_y.weight.dtype
         spatial, frequency = (part in self.config.condition for part in ("spatial", "freq"))

@@ -12,7 +12,7 @@ from torch import Tensor
 from freqdiff.blur_filter import BlurField
 from freqdiff.denoiser import Denoiser
 from freqdiff.model import ConditionMaps
-from freqdiff.photo_camera import VECTOR_SIZE
+from freqdiff.photo_settings import VECTOR_SIZE
 from freqdiff.sampling import check_seed, ddim, frame_noise
 from freqdiff.tiling import TilePlan, plan_tiles
 from freqdiff_kernels import ops
@@ -84,7 +84,7 @@ class FrameSampler:
             largest: longest side of a tile, in pixels.
             progress: called with (tiles done, tiles in all) over all steps.
             keep_blur: return the estimated blur too, which takes 35 MB at 4K.
-            camera: (6,) as of `photo_camera.camera_vector`, for models that use it; None: nothing
+            camera: (6,) as of `photo_settings.camera_vector`, for models that use it; None: nothing
                 is known of it.
         """
         check_seed(seed)

@@ -18,7 +18,7 @@ from blursynth.exif import read_camera, write_camera
 from freqdiff.checkpoint import load_model, save_model
 from freqdiff.denoiser import Denoiser
 from freqdiff.errors import InputError
-from freqdiff.photo_camera import camera_vector, photo_vector
+from freqdiff.photo_settings import camera_vector, photo_vector
 
 CAMERA = Camera(iso=3200, f_number=2.0, exposure_s=1 / 15, focal_mm=85, focus_distance_m=2.0)
 OTHER = Camera(iso=100, f_number=11, exposure_s=1 / 500, focal_mm=20, focus_distance_m=30)
