@@ -36,8 +36,8 @@ help: ## list the targets
 demo: $(RUN) ## deblur a real photo; the pictures go to demo_output/
 	$(PY) -m benchmarks.demo --output demo_output $(ARGS)
 
-test: $(DEV) ## run the tests
-	$(PY) -m pytest $(ARGS)
+test: $(DEV) ## run the tests, as many side by side as there are cores
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 # Sanitized code in an ordinary Python: their run-time library has to come first, and that of C++ with
 # it, or exceptions are not found. Python itself leaks.

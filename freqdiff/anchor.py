@@ -88,7 +88,7 @@ class KernelNet(nn.Module):
         x = x + self.context(context).permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]
         for conv in self.convs:
             x = x + F.silu(conv(x))
-        both = torch.cat((self.output(x).flatten(1), x.mean((2, 3))), 1)
+        both = torch.cat((self.output(x).flatten(1), F.avg_pool2d(x, PSF_SIDE).flatten(1)), 1)
         both = both.reshape(batch, up, across, -1).permute(0, 3, 1, 2)
         both = F.interpolate(both, scale_factor=_GROUP, mode="bilinear")[:, :, :rows, :columns]
         return both[:, : PSF_SIDE**2], both[:, PSF_SIDE**2 :]

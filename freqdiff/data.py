@@ -76,7 +76,7 @@ class DataConfig:
     candidates: int = 3
     min_scale: float = 0.1
     native: float = 0.25
-    enlarged: float = 0.2
+    enlarged: float = 0.1
     seed: int = 0
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
 

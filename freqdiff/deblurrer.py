@@ -119,8 +119,8 @@ class Deblurrer(nn.Module):
                 photo, which takes as many times as long (self-ensemble, Timofte et al. 2016).
             keep_band: tie the mean colour of large cells to the input, see `tie_low_band`.
             check: compare the result, blurred again, with the photo, see `self_check`.
-            camera: (6,) settings that the photo was taken with, as of `photo_settings.camera_vector`,
-                for models that use them; None: nothing is known.
+            camera: (6,) settings that the photo was taken with, as of
+                `photo_settings.camera_vector`, for models that use them; None: nothing is known.
             callback: called with (tiles done, tiles in all) over all steps; what it raises ends
                 the work.
 

@@ -13,6 +13,7 @@ from freqdiff.errors import InputError, OutputError, PhotoError
 from freqdiff.photo_data import JpegSettings, Metadata, Photo
 from freqdiff.photo_decode import decode
 from freqdiff.photo_encode import encode
+from freqdiff.photo_raw import SUFFIXES as RAW_SUFFIXES
 
 __all__ = [
     "INPUT_SUFFIXES",
@@ -34,14 +35,15 @@ OUTPUT_SUFFIXES = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-INPUT_SUFFIXES = frozenset(OUTPUT_SUFFIXES) | {".bmp"}
+INPUT_SUFFIXES = frozenset(OUTPUT_SUFFIXES) | {".avif", ".bmp", ".heic", ".heif"} | RAW_SUFFIXES
 
 
 def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Read a JPEG, PNG, WebP, TIFF or BMP file.
+    """Read a JPEG, PNG, WebP, TIFF, BMP, HEIC or AVIF file, or the raw file of a camera.
 
     The pixels are turned upright as Exif asks, and the orientation in the metadata is reset. CMYK
-    and palettes are converted to RGB with a note; 16 bits, floats, grey and alpha stay.
+    and palettes are converted to RGB with a note; 16 bits, floats, grey and alpha stay. HEIC of
+    more than 8 bits and raw files become 16 bits; raw files are developed to sRGB.
 
     Args:
         path: the file; its content counts, not its suffix.
@@ -74,8 +76,9 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         ) from error
     # Decoders raise whatever damaged data leads them to: OSError, SyntaxError, struct.error, ...
     except Exception as error:
+        reason = " ".join(str(error).split())
         raise PhotoError(
-            f"Cannot read {str(path)!r}: the file is damaged or cut off ({error}); "
+            f"Cannot read {str(path)!r}: the file is damaged or cut off ({reason}); "
             "expected a whole photo, so copy it again from its source."
         ) from error
     return dataclasses.replace(photo, path=source.absolute())

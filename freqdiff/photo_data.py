@@ -69,7 +69,7 @@ class Photo:
     Attributes:
         pixels: (H, W, 3) colour or (H, W, 1) grey; uint8, uint16, or float32 with white at 1.
         alpha: (H, W) opacity in the same sample type, or None. Colours are not multiplied by it.
-        format: "JPEG", "PNG", "WEBP", "TIFF" or "BMP": the format of the source file.
+        format: of the source file: "JPEG", "PNG", "WEBP", "TIFF", "BMP", "HEIF", "AVIF" or "RAW".
         metadata: Exif, ICC, XMP and resolution.
         jpeg: compression of the source file if that was a JPEG.
         path: the source file, absolute.

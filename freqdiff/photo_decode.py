@@ -9,6 +9,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     Image,
     ImageCms,
@@ -19,21 +20,23 @@ from PIL import (
 from PIL import WebPImagePlugin as WebpImagePlugin
 from PIL.ImageFile import ImageFile
 
+from freqdiff import photo_heif, photo_raw
 from freqdiff.errors import PhotoError
 from freqdiff.photo_data import JpegSettings, Metadata, Photo
 from freqdiff.photo_metadata import turn_upright, upright_metadata
 from freqdiff.photo_tiff_read import decode_deep_tiff, read_tiff_header
 
-_EXPECTED = "expected a JPEG, PNG, WebP, TIFF or BMP file"
+_EXPECTED = "expected a JPEG, PNG, WebP, TIFF, BMP, HEIC, AVIF or raw file"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STARTS = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "TIFF": _TIFF_STARTS,
     "BMP": (b"BM",),
+    "RAW": photo_raw.STARTS,
 }
 _OTHER_STARTS = {b"GIF8": "a GIF", b"%PDF": "a PDF", b"8BPS": "a Photoshop document"}
-_OTHER_BRANDS = {b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC", b"avif": "an AVIF"}
+_BRANDS = dict.fromkeys(photo_heif.BRANDS, "HEIF") | {b"avif": "AVIF", photo_raw.BRAND: "RAW"}
 
 
 class PillowSamples(NamedTuple):
@@ -62,6 +65,10 @@ def decode(stream: IO[bytes], max_pixels: int) -> Photo:
     stream.seek(0)
     if kind == "TIFF":
         return _decode_tiff(stream, max_pixels)
+    if kind == "HEIF":
+        return _decode_heif(stream, max_pixels)
+    if kind == "RAW":
+        return _decode_raw(stream, max_pixels, Metadata())
     # The plugin classes and not Image.open: that holds a limit of its own on the number of pixels,
     # in a global variable, and turns the second picture of a JPEG into an animation.
     plugins: dict[str, type[ImageFile]] = {
@@ -69,6 +76,7 @@ def decode(stream: IO[bytes], max_pixels: int) -> Photo:
         "PNG": PngImagePlugin.PngImageFile,
         "WEBP": WebpImagePlugin.WebPImageFile,
         "BMP": BmpImagePlugin.BmpImageFile,
+        "AVIF": AvifImagePlugin.AvifImageFile,
     }
     image = plugins[kind](stream)
     _check_size(image.size, max_pixels)
@@ -79,6 +87,8 @@ def decode(stream: IO[bytes], max_pixels: int) -> Photo:
     metadata, orientation, notes = upright_metadata(_stored_metadata(image), image.size)
     if "mp" in image.info:
         notes += ("only the first picture of a multi-picture JPEG was read",)
+    if kind == "AVIF" and _is_deep_avif(stream):
+        notes += ("rounded from 10 or 12 to 8 bits",)
     return Photo(
         pixels=turn_upright(samples.pixels, orientation),
         alpha=None if samples.alpha is None else turn_upright(samples.alpha, orientation),
@@ -134,7 +144,9 @@ def _detect(start: bytes) -> str:
         return "WEBP"
     other = _OTHER_STARTS.get(start[:4])
     if start[4:8] == b"ftyp":
-        other = _OTHER_BRANDS.get(start[8:12], "a film")
+        if start[8:12] in _BRANDS:
+            return _BRANDS[start[8:12]]
+        other = "a film"
     found = f"it is {other} file" if other else "it is not a picture"
     raise PhotoError(f"{found}; {_EXPECTED}")
 
@@ -157,11 +169,9 @@ def _check_single(frames: int) -> None:
 def _decode_tiff(stream: IO[bytes], max_pixels: int) -> Photo:
     header = read_tiff_header(stream)
     _check_size(header.size, max_pixels)
-    _check_single(header.pages)
     if header.raw:
-        raise PhotoError(
-            "it is a raw file of a camera; expected a developed photo, so export it as TIFF or JPEG"
-        )
+        return _decode_raw(stream, max_pixels, header.metadata)
+    _check_single(header.pages)
     if header.deep:
         array, notes = decode_deep_tiff(stream)
         pixels, alpha = _split_alpha(turn_upright(array, header.orientation))
@@ -179,6 +189,47 @@ def _decode_tiff(stream: IO[bytes], max_pixels: int) -> Photo:
         metadata=dataclasses.replace(metadata, icc=samples.icc),
         notes=samples.notes + header.notes + notes,
     )
+
+
+def _decode_heif(stream: IO[bytes], max_pixels: int) -> Photo:
+    file = photo_heif.open_heif(stream)
+    _check_size(file.size, max_pixels)
+    array, stored, notes = photo_heif.decode_heif(file)
+    pixels, alpha = _split_alpha(array)
+    metadata, more = _metadata_of_upright(stored, file.size)
+    return Photo(pixels, alpha, "HEIF", metadata, notes=notes + more)
+
+
+def _decode_raw(stream: IO[bytes], max_pixels: int, stored: Metadata) -> Photo:
+    """`stored`: what the directories of a raw file say that is a TIFF file."""
+    stream.seek(0)
+    with photo_raw.open_raw(stream) as raw:
+        _check_size((raw.sizes.width, raw.sizes.height), max_pixels)
+        if stored.exif is None:
+            stored = photo_raw.metadata_of_preview(raw)
+        pixels = photo_raw.develop_raw(raw)
+    # Resolution and colour profile would be those of the preview.
+    stored = Metadata(exif=stored.exif, xmp=stored.xmp)
+    metadata, notes = _metadata_of_upright(stored, pixels.shape[1::-1])
+    notes = ("developed from a raw file with the camera's white balance", *notes)
+    return Photo(pixels, None, "RAW", metadata, notes=notes)
+
+
+def _metadata_of_upright(
+    stored: Metadata, size: tuple[int, ...]
+) -> tuple[Metadata, tuple[str, ...]]:
+    """Metadata for pixels of width and height `size` that a decoder has turned already."""
+    _, orientation, _ = upright_metadata(stored, (0, 0))
+    width, height = size if orientation < 5 else size[::-1]
+    metadata, _, notes = upright_metadata(stored, (width, height))
+    return metadata, notes
+
+
+def _is_deep_avif(stream: IO[bytes]) -> bool:
+    """Whether the header of the first coded picture says more than 8 bits."""
+    stream.seek(0)
+    _, found, header = stream.read(1 << 16).partition(b"av1C")
+    return bool(found) and len(header) > 2 and bool(header[2] & 0x40)
 
 
 def _png_depth(stream: IO[bytes]) -> int:

@@ -339,9 +339,7 @@ class Training:
         return value
 
     def _loss(self, pairs: Pairs, lane: int) -> Tensor:
-        device, memory = self.accelerator.device, torch.channels_last
-        y, x0 = (v.to(device).contiguous(memory_format=memory) for v in pairs[:2])
-        pairs = Pairs(y, x0, pairs.psf.to(device), pairs.camera.to(device))
+        pairs = Pairs(*(values.to(self.accelerator.device) for values in pairs))
         seed = (self.config.seed * 1_000_003 + self.step) * _MOST_LANES + lane
         with self.accelerator.autocast():
             return training_loss(

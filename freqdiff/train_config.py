@@ -51,7 +51,7 @@ class TrainConfig:
     ema: float = 0.999
     terminal_share: float = 0.9
     spectral_loss: float = 0.1
-    anchor_steps: int = 2_500
+    anchor_steps: int = 5_000
     camera_dropout: float = 0.3
     psf_loss: float = 0.2
     relative_floor: float | None = 0.003

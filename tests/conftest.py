@@ -1,5 +1,7 @@
 """Settings of all tests: uninitialised memory is NaN, and torch stays on few threads.
 
+Tests that run side by side (pytest-xdist) and what they start get one thread each.
+
 Without a GPU, Triton kernels run in Triton's interpreter.
 """
 
@@ -16,7 +18,10 @@ from freqdiff_kernels import native
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 LEVELS = native.cpu_levels() or ["reference"]
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+if SIDE_BY_SIDE:
+    os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1 if SIDE_BY_SIDE else min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(autouse=True)

@@ -74,10 +74,11 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (b"\xff\xd8\xff", "damaged"),
         (b"II*\0", "damaged"),
         (b"GIF89a and so on", "a GIF"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "a HEIC"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "damaged"),
+        (b"\0\0\0\x18ftypqt  \0\0\0\0mif1", "a film"),
         (b"%PDF-1.7", "a PDF"),
     ],
-    ids=["empty", "text", "text-bmp", "jpeg-start", "tiff-start", "gif", "heic", "pdf"],
+    ids=["empty", "text", "text-bmp", "jpeg-start", "tiff-start", "gif", "heic", "film", "pdf"],
 )
 def test_not_a_photo(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "a.jpg"
@@ -153,6 +154,7 @@ def test_missing_package_for_16_bits(
     assert "freqdiff-deblur[io]" in sentence(error, "b.png")
     assert not (tmp_path / "b.png").exists()
     write_photo(tmp_path / "b.tif", Photo(DEEP))
+    monkeypatch.undo()
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), DEEP)
 
 
