@@ -272,9 +272,12 @@ def test_validation_is_measured_and_drawn(photos: Path, tmp_path: Path) -> None:
     history = [json.loads(line) for line in lines]
     assert [entry["step"] for entry in history] == [2, 4]
     assert all(10 < entry["input"] < 60 for entry in history)
+    assert all(entry["crops_per_second"] > 0 for entry in history)
     facts = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert facts["training"]["steps"] == 4
     assert facts["training"]["history"] == history
+    assert facts["training"]["crops_per_step"] == 4
+    assert facts["training"]["crops_per_second"] > 0
     with Image.open(tmp_path / "val_0000004.png") as strip:
         assert strip.size == (6 * 64, 3 * 64)
 
