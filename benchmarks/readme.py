@@ -99,6 +99,33 @@ def steps() -> list[str]:
     ]
 
 
+def downstream() -> list[str]:
+    """What a program sees in blurred photos and in results, against what it sees in sharp ones."""
+    rows = roofline.read(RESULTS / "downstream.json")
+    if not rows:
+        return []
+    titles = {
+        "reds_320x180": "REDS, real video blur, 320x180",
+        "gopro": "GoPro, one frame of real camera motion",
+        "simulated": "held-out 4K photos, simulated camera blur",
+        "pages": "pages of text, simulated camera blur",
+    }
+    lines = [
+        "| photos | found in the sharp ones | score | blurred -> result | recovered |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        summary = row["downstream"]
+        title = titles.get(row["set"], row["set"])
+        share = summary["recovered"]
+        lines.append(
+            f"| {row['count']} {title} | {summary['amount']} {summary['unit']} "
+            f"| {summary['metric']} | {100 * summary['input']:.1f}% -> "
+            f"{100 * summary['output']:.1f}% | {'' if share is None else f'{100 * share:.0f}%'} |"
+        )
+    return [*lines, "", source(rows[0]["provenance"])]
+
+
 def self_check() -> list[str]:
     """How well a result knows where it is wrong."""
     if not (row := read("self_check")):
@@ -289,6 +316,7 @@ def render(text: str) -> str:
         "check": self_check(),
         "steps": steps(),
         "table1": compared("table1", comparison.table1),
+        "downstream": downstream(),
         "trainings": trainings(),
         "ablations": compared("ablations", comparison.ablations),
         "engines": engines(),

@@ -48,7 +48,10 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the photos of a batch are treated; see `freqdiff.deblur` for the first four."""
+    """How the photos of a batch are treated; see `freqdiff.deblur` for the first four.
+
+    `exif`: tell models that ask for it what the photo's own Exif says of the camera.
+    """
 
     steps: int | None = None
     seed: int = 0
@@ -57,6 +60,7 @@ class Settings:
     quality: int | None = None
     overwrite: bool = False
     skip_existing: bool = False
+    exif: bool = True
     progress: bool | None = None
 
 
@@ -194,6 +198,7 @@ def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
         seed=settings.seed,
         tile=settings.tile,
         ensemble=settings.ensemble,
+        camera="exif" if settings.exif else None,
         progress=settings.progress,
     )
     notes = details.notes + write_result(

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags = {
         "--recursive": "take sub-folders too; their structure is kept",
         "--skip-existing": "leave out photos whose result is there and whole",
+        "--no-exif": "do not tell the model what camera settings the photo names",
         "--overwrite": "allow a result to replace its own photo",
         "--json": "print one JSON object",
         "--quiet": "print errors only",
@@ -83,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             quality=arguments.quality,
             overwrite=arguments.overwrite,
             skip_existing=arguments.skip_existing,
+            exif=not arguments.no_exif,
             progress=None if talk else False,
         )
         for number, job in enumerate(jobs):

@@ -53,7 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare at the best shift of up to 5 px (Levin 2009)",
     )
     parser.add_argument(
-        "--ocr", action="store_true", help="also compare what text can be read (rapidocr)"
+        "--downstream",
+        choices=("detection", "segmentation", "ocr"),
+        metavar="TASK",
+        help="also what detection, segmentation or ocr loses",
+    )
+    parser.add_argument(
+        "--downstream-model",
+        metavar="MODEL",
+        help="ONNX file, folder or name of transformers' model",
     )
     add_model_options(parser)
     parser.add_argument(
@@ -71,9 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
     from freqdiff.atomic import write_atomically
     from freqdiff.batch import check_writable
     from freqdiff.deblurrer import load
+    from freqdiff.downstream import load_task
     from freqdiff.evaluate import measure
     from freqdiff.info import model_facts, peak_memory, provenance
-    from freqdiff.reading import rapid_reader
     from freqdiff.report import summarize, table
 
     output = None if arguments.output is None else Path(arguments.output)
@@ -82,16 +90,21 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(output)
     if save is not None:
         _check_save(save, arguments)
-    reader = rapid_reader() if arguments.ocr else None
     if arguments.align and arguments.dataset is not None:
         raise InputError("--align does not go with --dataset, which has a protocol of its own.")
+    if arguments.downstream_model is not None and arguments.downstream is None:
+        raise InputError("--downstream-model goes with --downstream, which says what it does.")
     kind, count, facts, samples = _samples(arguments)
     protocol = facts.setdefault("protocol", "shift" if arguments.align else "plain")
     model = load(arguments.model, arguments.device)
+    task = None
+    if arguments.downstream is not None:
+        device = str(model.device)
+        task = load_task(arguments.downstream, arguments.downstream_model, device)
     settings = {name: getattr(arguments, name) for name in ("steps", "seed", "tile", "ensemble")}
     bar = tqdm(samples, total=count, desc=kind, unit="photo", leave=False, disable=None)
     scores = [
-        measure(sample, model, **settings, save=save, protocol=protocol, reader=reader)
+        measure(sample, model, **settings, save=save, protocol=protocol, task=task)
         for sample in bar
     ]
     facts |= {
@@ -103,7 +116,11 @@ def run(arguments: argparse.Namespace) -> int:
         **provenance(model.device),
         "peak_memory_bytes": peak_memory(model.device),
     }
-    report = summarize(kind, scores, facts)
+    if task is not None:
+        facts["downstream_model"] = arguments.downstream_model and _label(
+            Path(arguments.downstream_model)
+        )
+    report = summarize(kind, scores, facts, task)
     text = json.dumps(report, indent=2, allow_nan=False)
     if output is not None:
         write_atomically(output, f"{text}\n".encode())

@@ -112,6 +112,7 @@ class Deblurrer(nn.Module):
         ensemble: int = 1,
         keep_band: bool = True,
         check: bool = False,
+        camera: Tensor | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> FrameResult:
         """Deblur one photo.
@@ -126,6 +127,8 @@ class Deblurrer(nn.Module):
                 photo, which takes as many times as long (self-ensemble, Timofte et al. 2016).
             keep_band: tie the mean colour of large cells to the input, see `tie_low_band`.
             check: compare the result, blurred again, with the photo, see `self_check`.
+            camera: (6,) settings that the photo was taken with, as of
+                `photo_settings.camera_vector`, for models that use them; None: nothing is known.
             callback: called with (tiles done, tiles in all) over all steps; what it raises ends
                 the work.
 
@@ -155,7 +158,8 @@ class Deblurrer(nn.Module):
             turned = _turn(image, turns)
             while True:
                 try:
-                    return self._sampler(turned, steps, seed, largest, report, check and not turns)
+                    keep = check and not turns
+                    return self._sampler(turned, steps, seed, largest, report, keep, camera)
                 except torch.OutOfMemoryError as error:
                     largest = min(largest, max(image.shape[-2:])) // 2
                     if largest < smallest:

@@ -19,11 +19,11 @@ from blursynth.physics import synthesize
 from freqdiff.api import deblur_opened
 from freqdiff.batch import make_folder
 from freqdiff.deblurrer import Deblurrer
+from freqdiff.downstream import Answers, Task
 from freqdiff.errors import InputError
 from freqdiff.images import OpenedImage, open_image
 from freqdiff.photo import Photo, write_photo
 from freqdiff.protocol import PROTOCOLS, Scores
-from freqdiff.reading import Reader, Reading, compare_readings
 
 METRICS = ("psnr_rgb", "psnr_y", "ssim_matlab3d")
 """Those of most protocols; others have another SSIM."""
@@ -60,7 +60,7 @@ class ImageScore:
             1/255.
         changed: False where the model returned its input.
         seconds: wall time of the model.
-        reading: what could be read; None if that was not asked for.
+        answers: of a program that looks at photos; None if that was not asked for.
     """
 
     name: str
@@ -71,7 +71,7 @@ class ImageScore:
     colour_shift: float
     changed: bool
     seconds: float
-    reading: Reading | None = None
+    answers: Answers | None = None
 
     @property
     def gain(self) -> Scores:
@@ -134,7 +134,7 @@ def measure(
     ensemble: int = 1,
     save: Path | None = None,
     protocol: str = "plain",
-    reader: Reader | None = None,
+    task: Task | None = None,
 ) -> ImageScore:
     """Deblur one sample and compare it with the truth.
 
@@ -143,8 +143,8 @@ def measure(
         model: the model to measure.
         steps, seed, tile, ensemble: see `freqdiff.deblur`.
         save: a folder; the result is written to it as PNG.
-        reader: also compare what it reads.
         protocol: one of `freqdiff.protocol.PROTOCOLS`, for the input and the result alike.
+        task: also ask its program about the truth, the input and the result.
 
     Raises:
         OutputError: the result cannot be written.
@@ -173,7 +173,9 @@ def measure(
         save_png(save / name, result)
         if sample.save_input:
             save_png((save / name).with_suffix(".input.png"), _as_photo(blurred))
-    reading = None if reader is None else compare_readings(reader, truth, blurred, restored)
+    answers = None
+    if task is not None:
+        answers = Answers(*(task.observe(image) for image in (truth, blurred, restored)))
     return ImageScore(
         name=sample.name,
         sharp=sample.sharp_name,
@@ -183,7 +185,7 @@ def measure(
         colour_shift=255 * float(shift),
         changed=details.changed,
         seconds=details.seconds,
-        reading=reading,
+        answers=answers,
     )
 
 

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from freqdiff import downstream
+from freqdiff.downstream import Task
 from freqdiff.evaluate import ImageScore, mean
 from freqdiff.protocol import Scores
 
 
-def summarize(kind: str, scores: Sequence[ImageScore], facts: dict[str, Any]) -> dict[str, Any]:
+def summarize(
+    kind: str, scores: Sequence[ImageScore], facts: dict[str, Any], task: Task | None = None
+) -> dict[str, Any]:
     """The results as one JSON object; infinite numbers become null.
 
     Args:
         kind: "pairs", "unharmed" or "synthetic".
         scores: at least one photo.
         facts: model, settings and where it ran.
+        task: what gave the answers.
 
     Returns:
         Means over the photos with finite values under `input`, `output` and `gain` (all null for
         "unharmed", where the input is the truth), the lowest PSNR of a result under `worst`, the
-        median of the photos' `seconds_per_megapixel` (the first one also warms up), and the scores
-        of each photo under `images`.
+        median of the photos' `seconds_per_megapixel` (the first one also warms up), the scores of
+        each photo under `images`, and with a task its summary under `downstream`.
     """
     gains = [score.gain for score in scores]
     shifts = [score.colour_shift for score in scores]
@@ -41,8 +45,8 @@ def summarize(kind: str, scores: Sequence[ImageScore], facts: dict[str, Any]) ->
         "unchanged": sum(not score.changed for score in scores),
         "seconds_per_megapixel": statistics.median(speeds),
         **facts,
-        **_readings(scores),
-        "images": [_image(score, harmless) for score in scores],
+        **_downstream(scores, task),
+        "images": [_image(score, harmless) | _downstream([score], task) for score in scores],
     }
 
 
@@ -67,39 +71,14 @@ def table(report: dict[str, Any]) -> str:
         f"returned unchanged: {report['unchanged']} of {count}",
         f"{report['seconds_per_megapixel']:.2f} s per megapixel",
     ]
-    if text := report.get("ocr"):
-        lines.append(
-            f"characters read right, of {text['characters']} on {text['photos']} photos: "
-            f"{_percent(text['input'])} -> {_percent(text['output'])}, "
-            f"{_percent(text['recovered'])} of the loss recovered"
-        )
+    if summary := report.get("downstream"):
+        lines.append(downstream.line(summary))
     return "\n".join(lines)
 
 
-def _readings(scores: Sequence[ImageScore]) -> dict[str, Any]:
-    """Character accuracy over all text, and the share of the loss that the results give back."""
-    readings = [score.reading for score in scores if score.reading is not None]
-    if not readings:
-        return {}
-    characters = sum(reading.characters for reading in readings)
-    before, after = (
-        sum(reading.characters * getattr(reading, name) for reading in readings) / characters
-        if characters
-        else None
-        for name in ("input", "output")
-    )
-    recovered = None
-    if before is not None and after is not None and before < 1:
-        recovered = (after - before) / (1 - before)
-    return {
-        "ocr": {
-            "characters": characters,
-            "photos": sum(reading.characters > 0 for reading in readings),
-            "input": before,
-            "output": after,
-            "recovered": recovered,
-        }
-    }
+def _downstream(scores: Sequence[ImageScore], task: Task | None) -> dict[str, Any]:
+    answers = [score.answers for score in scores if score.answers is not None]
+    return {"downstream": downstream.summarize(task, answers)} if task and answers else {}
 
 
 def _means(scores: Sequence[Scores]) -> dict[str, float | None]:
@@ -119,7 +98,6 @@ def _image(score: ImageScore, harmless: bool) -> dict[str, Any]:
         "colour_shift": score.colour_shift,
         "changed": score.changed,
         "seconds": score.seconds,
-        **({} if score.reading is None else {"ocr": dataclasses.asdict(score.reading)}),
     }
 
 
@@ -140,10 +118,6 @@ def _title(metric: str) -> str:
 
 def _digits(metric: str) -> int:
     return 2 if metric.startswith("psnr") else 4
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f}%"
 
 
 def _cell(value: float | None, digits: int, signed: bool = False) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from freqdiff.blur_filter import BlurField
 from freqdiff.denoiser import Denoiser
 from freqdiff.model import ConditionMaps
+from freqdiff.photo_settings import VECTOR_SIZE
 from freqdiff.sampling import check_seed, ddim, frame_noise
 from freqdiff.tiling import TilePlan, plan_tiles
 from freqdiff_kernels import ops
@@ -43,6 +45,7 @@ class _Graph:
     graph: torch.cuda.CUDAGraph
     photo: Tensor
     noise: Tensor
+    camera: Tensor | None
     result: tuple[Tensor, BlurField | None]
 
 
@@ -70,6 +73,7 @@ class FrameSampler:
         largest: int,
         progress: Progress | None,
         keep_blur: bool = False,
+        camera: Tensor | None = None,
     ) -> Sample:
         """Sample a frame.
 
@@ -80,12 +84,19 @@ class FrameSampler:
             largest: longest side of a tile, in pixels.
             progress: called with (tiles done, tiles in all) over all steps.
             keep_blur: return the estimated blur too, which takes 35 MB at 4K.
+            camera: (6,) as of `photo_settings.camera_vector`, for models that use it; None: nothing
+                is known of it.
         """
         check_seed(seed)
         config = self.denoiser.config
         device = next(self.denoiser.parameters()).device
         height, width = image.shape[-2:]
         rows, columns = (-(-n // config.alignment) * config.alignment for n in (height, width))
+        if config.camera:
+            unknown = torch.full((VECTOR_SIZE,), math.nan)
+            camera = (unknown if camera is None else camera)[None].to(device, torch.float32)
+        else:
+            camera = None
         plan = plan_tiles(
             (rows, columns), largest, config.receptive_radius, alignment=config.alignment
         )
@@ -107,9 +118,9 @@ class FrameSampler:
             return self._noise[1]
 
         if self._graphs and device.type == "cuda" and len(plan.positions) == 1:
-            result, blur = self._replay(photo(), noise(), steps, plan)
+            result, blur = self._replay(photo(), noise(), camera, steps, plan)
         else:
-            result, blur = self._run(photo, noise, steps, plan, progress, keep_blur)
+            result, blur = self._run(photo, noise, camera, steps, plan, progress, keep_blur)
         image = (result[..., :height, :width] * 0.5 + 0.5).float()
         return Sample(image, blur, len(plan.positions))
 
@@ -117,6 +128,7 @@ class FrameSampler:
         self,
         photo: Source,
         noise: Source,
+        camera: Tensor | None,
         steps: int,
         plan: TilePlan,
         progress: Progress | None,
@@ -126,7 +138,7 @@ class FrameSampler:
 
         Photo and noise come when they are needed and no name holds them: both are 100 MB at 4K.
         """
-        maps = self.denoiser.condition(photo())
+        maps = self.denoiser.condition(photo(), camera)
         blur = maps.blur if keep_blur else None
         maps = dataclasses.replace(maps, blur=None)
         total, done = steps * len(plan.positions), 0
@@ -163,27 +175,32 @@ class FrameSampler:
             return self._denoise(x[..., rows, columns], times, cut, position).float()
 
     def _replay(
-        self, photo: Tensor, noise: Tensor, steps: int, plan: TilePlan
+        self, photo: Tensor, noise: Tensor, camera: Tensor | None, steps: int, plan: TilePlan
     ) -> tuple[Tensor, BlurField | None]:
         """The run of this size from its graph, which is recorded at its first use."""
         if self._graph is None or self._graph.key != (plan.size, steps):
             self._graph = None
-            self._graph = self._record(photo, noise, steps, plan)
+            self._graph = self._record(photo, noise, camera, steps, plan)
         held = self._graph
         held.photo.copy_(photo)
         held.noise.copy_(noise)
+        if held.camera is not None and camera is not None:
+            held.camera.copy_(camera)
         held.graph.replay()
         return held.result
 
-    def _record(self, photo: Tensor, noise: Tensor, steps: int, plan: TilePlan) -> _Graph:
+    def _record(
+        self, photo: Tensor, noise: Tensor, camera: Tensor | None, steps: int, plan: TilePlan
+    ) -> _Graph:
         photo, noise = photo.clone(), noise.clone()
+        camera = None if camera is None else camera.clone()
         stream = torch.cuda.Stream(photo.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(photo.device))
         with torch.cuda.stream(stream):
             for _ in range(2):  # compiles, and lets libraries choose their algorithms
-                self._run(lambda: photo, lambda: noise, steps, plan, None, True)
+                self._run(lambda: photo, lambda: noise, camera, steps, plan, None, True)
         torch.cuda.current_stream(photo.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            result = self._run(lambda: photo, lambda: noise, steps, plan, None, True)
-        return _Graph((plan.size, steps), graph, photo, noise, result)
+            result = self._run(lambda: photo, lambda: noise, camera, steps, plan, None, True)
+        return _Graph((plan.size, steps), graph, photo, noise, camera, result)
