@@ -131,4 +131,9 @@ def same_settings(found: Any, own: Settings) -> bool:
     """Whether a run was begun with the settings `own`; those unknown then had their defaults."""
     if not isinstance(found, dict):
         return False
-    return {part: _DEFAULTS[part] | found.get(part, {}) for part in own} == own
+    completed = {
+        part: {key: value for key, value in _DEFAULTS[part].items() if key in settings}
+        | found.get(part, {})
+        for part, settings in own.items()
+    }
+    return completed == own

@@ -41,10 +41,10 @@ def watch(run: Training, until: int | None = None) -> list[tuple[torch.Tensor, f
     """Train, and die before step `until`; returns the blurred crops and the losses."""
     seen, advance = [], run._advance
 
-    def watched(pairs: Pairs) -> float:
+    def watched(some: list[Pairs]) -> float:
         if run.step == until:
             raise KeyboardInterrupt
-        seen.append((pairs.blurred.clone(), advance(pairs)))
+        seen.append((some[0].blurred.clone(), advance(some)))
         return seen[-1][1]
 
     run._advance = watched
@@ -83,7 +83,7 @@ def test_peers_see_the_pairs_that_freqdiff_sees(photos: Path, tmp_path: Path) ->
 def test_loss_is_that_of_one_step_over_all_stages(photos: Path, tmp_path: Path) -> None:
     run = begin(tmp_path, photos, "mprnet")
     sharp = torch.stack([photo(32, 32), photo(32, 32, "coffee")]) * 2 - 1
-    pairs = Pairs(sharp.roll(1, 3), sharp, torch.zeros(2, 33, 33))
+    pairs = Pairs(sharp.roll(1, 3), sharp, torch.zeros(2, 33, 33), torch.zeros(2, 6))
     loss = run.loss(pairs, torch.Generator().manual_seed(0))
     config = dataclasses.replace(RECIPE, terminal_share=1.0)
     each = [

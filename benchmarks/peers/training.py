@@ -44,6 +44,7 @@ class PeerConfig:
         network: its configuration.
         objective, residual_std: of the loss, those of FreqDiff.
         alignment: any crop will do.
+        camera: settings are not told.
     """
 
     name: str
@@ -51,6 +52,7 @@ class PeerConfig:
     objective: Objective = "anchored"
     residual_std: float = ModelConfig.residual_std
     alignment: int = 1
+    camera: bool = False
 
 
 class TrainedPeer(nn.Module):
