@@ -85,7 +85,7 @@ results: $(DEV) ## write the README's tables from benchmarks/results/*.json
 
 train-tiny: $(DEV) ## train the shipped tiny model again: make train-tiny DATA=folder of sharp photos
 	@[[ -d "$(DATA)" ]] || { echo "DATA must name a folder of sharp photos: make train-tiny DATA=path/to/photos" >&2; exit 2; }
-	$(PY) -m freqdiff train --config tiny --data "$(DATA)" --output runs/tiny $(ARGS)
+	$(PY) -m freqdiff train --config tiny --progressive --data "$(DATA)" --output runs/tiny $(ARGS)
 
 wheel: $(RUN) ## build the wheel into dist/
 	rm -rf build
