@@ -59,6 +59,7 @@ def deblur(
     steps: int | None = ...,
     seed: int = ...,
     tile: int | Literal["auto"] = ...,
+    max_memory: int | None = ...,
     ensemble: int = ...,
     camera: CameraSettings | Literal["exif"] | None = ...,
     device: str = ...,
@@ -76,6 +77,7 @@ def deblur(
     steps: int | None = ...,
     seed: int = ...,
     tile: int | Literal["auto"] = ...,
+    max_memory: int | None = ...,
     ensemble: int = ...,
     camera: CameraSettings | Literal["exif"] | None = ...,
     device: str = ...,
@@ -92,6 +94,7 @@ def deblur(
     steps: int | None = None,
     seed: int = 0,
     tile: int | Literal["auto"] = "auto",
+    max_memory: int | None = None,
     ensemble: int = 1,
     camera: CameraSettings | Literal["exif"] | None = "exif",
     device: str = "auto",
@@ -108,6 +111,9 @@ def deblur(
         steps: sampling steps, 1 (closest to the truth) .. 1000; the model's default if None.
         seed: of the sampling noise; the same seed gives the same result.
         tile: longest side of a tile in pixels; it changes the memory used, not the result.
+        max_memory: most bytes that this process may use on a CPU: too large a photo is worked on
+            region by region then, which takes longer and gives the same result. None: most of
+            what is free.
         ensemble: 2, 4 or 8: mean of the results for as many mirrored and turned versions of the
             picture, which is a little better and takes as many times as long.
         camera: for models that use them (`adv`) the settings that the picture was taken with: those
@@ -132,6 +138,7 @@ def deblur(
         steps=steps,
         seed=seed,
         tile=tile,
+        max_memory=max_memory,
         ensemble=ensemble,
         camera=camera,
         device=device,
@@ -150,6 +157,7 @@ def deblur_opened(
     steps: int | None = None,
     seed: int = 0,
     tile: int | Literal["auto"] = "auto",
+    max_memory: int | None = None,
     ensemble: int = 1,
     camera: CameraSettings | Literal["exif"] | None = "exif",
     device: str = "auto",
@@ -184,6 +192,7 @@ def deblur_opened(
                 steps=used_steps,
                 seed=seed,
                 tile=None if tile == "auto" else tile,
+                max_memory=max_memory,
                 ensemble=ensemble,
                 check=check,
                 camera=settings,

@@ -48,7 +48,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the photos of a batch are treated; see `freqdiff.deblur` for the first four.
+    """How the photos of a batch are treated; see `freqdiff.deblur` for the first five.
 
     `exif`: tell models that ask for it what the photo's own Exif says of the camera.
     """
@@ -56,6 +56,7 @@ class Settings:
     steps: int | None = None
     seed: int = 0
     tile: int | Literal["auto"] = "auto"
+    max_memory: int | None = None
     ensemble: int = 1
     quality: int | None = None
     overwrite: bool = False
@@ -197,6 +198,7 @@ def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
         steps=settings.steps,
         seed=settings.seed,
         tile=settings.tile,
+        max_memory=settings.max_memory,
         ensemble=settings.ensemble,
         camera="exif" if settings.exif else None,
         progress=settings.progress,

@@ -54,14 +54,17 @@ class Denoiser(nn.Module):
         with torch.autocast(y.device.type, enabled=False):
             return wiener(y, blur), blur
 
-    def condition(self, y: Tensor, camera: Tensor | None = None) -> ConditionMaps:
+    def condition(
+        self, y: Tensor, camera: Tensor | None = None, spectrum: Tensor | None = None
+    ) -> ConditionMaps:
         """Anchor, c_freq and the other maps of y (B, 3, H, W) in [-1, 1]; once per photo.
 
-        `camera` (B, 6) as of `photo_settings.camera_vector` is for models that use it.
+        `camera` (B, 6) as of `photo_settings.camera_vector` is for models that use it, `spectrum`
+        (B, 24) as of `spectral.global_features` for a y that is a part of a photo.
         """
         grey = spectral.grey(y.float())
         anchor, blur = self.anchor(y, grey)
-        maps: ConditionMaps = self.unet.condition(y, grey, anchor, camera)
+        maps: ConditionMaps = self.unet.condition(y, grey, anchor, camera, spectrum)
         return dataclasses.replace(maps, blur=blur)
 
     def denoise(

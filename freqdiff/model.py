@@ -283,7 +283,12 @@ class FreqDiffUNet(nn.Module):
             zero_layer(layer)
 
     def condition(
-        self, y: Tensor, grey: Tensor, anchor: Tensor, camera: Tensor | None = None
+        self,
+        y: Tensor,
+        grey: Tensor,
+        anchor: Tensor,
+        camera: Tensor | None = None,
+        spectrum: Tensor | None = None,
     ) -> ConditionMaps:
         """Maps of a blurred photo.
 
@@ -292,6 +297,7 @@ class FreqDiffUNet(nn.Module):
             grey: `spectral.grey` of it, in float32.
             anchor: where the diffusion starts, (B, 3, H, W) in [-1, 1].
             camera: (B, 6) as of `photo_settings.camera_vector`; None: nothing is known of it.
+            spectrum: `spectral.global_features` of the whole photo, if y is a part of it.
         """
         dtype = self.input_y.weight.dtype
         spatial, frequency = (part in self.config.condition for part in ("spatial", "freq"))
@@ -313,7 +319,8 @@ class FreqDiffUNet(nn.Module):
                 change = F.pixel_unshuffle((anchor - y).to(dtype), PITCH)
                 maps = add_to(self.input_anchor(change), maps)
             levels.append(maps)
-        embedding = self.spectrum(spectral.global_features(grey).to(dtype)) * float(frequency)
+        spectrum = spectral.global_features(grey) if spectrum is None else spectrum
+        embedding = self.spectrum(spectrum.to(dtype)) * float(frequency)
         if self.camera is not None:
             unknown = y.new_full((len(y), VECTOR_SIZE), math.nan)
             embedding = embedding + self.camera(unknown if camera is None else camera)

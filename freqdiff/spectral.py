@@ -17,6 +17,7 @@ GLOBAL_FEATURES = RADIAL_BANDS * ANGULAR_BANDS
 MAGNITUDE_SCALE = 3.0
 """`window_features` divides log magnitudes by it, to about unit range."""
 _GLOBAL_WINDOW = 32
+_ROWS_AT_ONCE = 256
 
 
 def grey(photo: Tensor) -> Tensor:
@@ -68,3 +69,18 @@ def global_features(photo: Tensor) -> Tensor:
         photo = torch.nn.functional.pad(photo, (0, right, 0, bottom), mode="replicate")
     energy = ops.band_energy(photo, _GLOBAL_WINDOW, RADIAL_BANDS, ANGULAR_BANDS)
     return energy * (1 / 3) + 2
+
+
+def frame_features(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """`global_features` of a photo in one plane of memory.
+
+    Args:
+        image: (1, 3, H, W) in [0, 1].
+        size: (height, width) to which it is mirrored, multiples of the model's alignment.
+    """
+    plane = image.new_empty((1, 1, *size))
+    for top in range(0, size[0], _ROWS_AT_ONCE):
+        rows = min(_ROWS_AT_ONCE, size[0] - top)
+        part = ops.extract_tiles(image[0], (rows, size[1]), ([top], [0]), scale=2.0, shift=-1.0)
+        plane[:, :, top : top + rows] = grey(part)[:, :1]
+    return global_features(plane.expand(-1, 3, -1, -1))

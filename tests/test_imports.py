@@ -42,6 +42,7 @@ LAYERS = (
         "freqdiff.diffusion",
         "freqdiff.layers",
         "freqdiff.model",
+        "freqdiff.regions",
         "freqdiff.sampler",
         "freqdiff.sampling",
         "freqdiff.self_check",
