@@ -28,7 +28,7 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.cu csrc/*.cuh)
 # The folder itself is listed too: its time changes when a file is added or removed.
 SOURCES := pyproject.toml setup.py $(wildcard csrc) $(CXX_SOURCES)
 
-.PHONY: help demo test sanitize lint bench quality figure3 table-blur psf-family results train-tiny wheel clean FORCE
+.PHONY: help demo test sanitize lint bench quality figure3 table-blur table1 ablations psf-family results train-tiny wheel clean FORCE
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -71,6 +71,12 @@ figure3: $(DEV) ## compare blur engines with real blur: make figure3 SHARP=photo
 table-blur: $(DEV) ## train tiny on each kind of blur: make table-blur SHARP=photos PAIRS="--pairs NAME BLURRED SHARP"
 	$(PY) -m benchmarks.table_blur --sharp "$(SHARP)" $(PAIRS) $(ARGS)
 
+table1: $(DEV) ## methods side by side on test sets: make table1 ARGS="--dataset gopro FOLDER --ours tiny --peer runs/nafnet/model"
+	$(PY) -m benchmarks.table1 $(ARGS)
+
+ablations: $(DEV) ## what each part is worth: make ablations SHARP=photos VAL=held_out_photos
+	$(PY) -m benchmarks.ablations --sharp "$(SHARP)" --val "$(VAL)" $(ARGS)
+
 psf-family: $(DEV) ## fit the camera model to measured kernels: make psf-family ARGS="--shake KERNELS --lens FOLDER"
 	$(PY) -m benchmarks.psf_family $(ARGS)
 
@@ -79,7 +85,7 @@ results: $(DEV) ## write the README's tables from benchmarks/results/*.json
 
 train-tiny: $(DEV) ## train the shipped tiny model again: make train-tiny DATA=folder of sharp photos
 	@[[ -d "$(DATA)" ]] || { echo "DATA must name a folder of sharp photos: make train-tiny DATA=path/to/photos" >&2; exit 2; }
-	$(PY) -m freqdiff train --config tiny --data "$(DATA)" --output runs/tiny $(ARGS)
+	$(PY) -m freqdiff train --config tiny --progressive --data "$(DATA)" --output runs/tiny $(ARGS)
 
 wheel: $(RUN) ## build the wheel into dist/
 	rm -rf build

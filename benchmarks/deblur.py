@@ -106,11 +106,14 @@ def time_sampler(model: "Deblurrer", photo: "Tensor", steps: int, runs: int) -> 
     """Microseconds of all steps for a photo that lies on the GPU, between two events."""
     import torch
 
+    from freqdiff.sampler import Request
+
     image = photo.to(model.device).float() / 255
+    request = Request(steps, seed=0, largest=max(photo.shape) + 64)
     with torch.inference_mode():
 
         def sample(_: int) -> "Tensor":
-            return model._sampler(image, steps, 0, max(photo.shape) + 64, None).image
+            return model._sampler(image, request, None).image
 
         return measure_runs({"sampler": sample}, "cuda", runs)[0]["sampler"].median_us
 

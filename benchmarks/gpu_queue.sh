@@ -3,8 +3,8 @@
 # build with CUDA, test, measure, and train side by side for the time that is left.
 #
 #   benchmarks/gpu_queue.sh --output DIR --data PHOTOS [--val PHOTOS] [--resume DIR] [--minutes M]
-#                           [--only "build info tests kernels photos synthesis diffusion train"]
-#                           [--train "base adv tiny gaussian ..."] [--commit SHA]
+#                           [--only "build info tests kernels photos synthesis diffusion train peers"]
+#                           [--train "base adv tiny gaussian ..."] [--peers "nafnet ..."] [--commit SHA]
 #                           [--stages "codec base align"] [--real BLURRED_PHOTOS]
 #   benchmarks/gpu_queue.sh --output DIR --dry-run      the same in miniature on a CPU
 #
@@ -15,13 +15,17 @@
 # next one is tried; the exit code is then 1. --train names models of freqdiff.model, and kinds of
 # blur of blursynth.recipes, each of which gives runs for benchmarks/table_blur.py; all of them share
 # the GPU. The variables NAME_STEPS (base: BASE_STEPS) say how long the schedules are; TABLE_STEPS that
-# of the kinds of blur.
+# of the kinds of blur. The step peers, which is left out if it is not asked for, trains base and the
+# networks of benchmarks/peers that --peers names on the same pairs, PEER_STEPS steps of PEER_BATCH
+# crops each, and compares them on --val (table1.json).
 #
-# The step `diffusion`, which runs only where --only names it, trains the small base of the diffusion
-# engine of blursynth (blur_codec, blur_base, blur_align, with the same files each) and measures it;
-# it takes all the time, or half of it where there are trainings to follow. --stages names the stages
+# The step diffusion, which is left out too if it is not asked for, trains the small base of the
+# diffusion engine of blursynth (blur_codec, blur_base, blur_align, with the same files each) and
+# measures it; it takes all the time, or half of it where trainings follow. --stages names the stages
 # that are to be trained, or to go on; the one before them is then taken from --resume. It also needs
-# diffusers, transformers, peft, and the vocabulary in open-clip-torch. --commit is for a copy of the sources without their history. Needs python
+# diffusers, transformers, peft, and the vocabulary in open-clip-torch.
+#
+# --commit is for a copy of the sources without their history. Needs python
 # with torch and setuptools, pybind11, pillow, safetensors, huggingface_hub, tqdm, accelerate,
 # tensorboard and pytest.
 set -uo pipefail
@@ -29,6 +33,7 @@ set -uo pipefail
 OUTPUT='' DATA='' VAL='' RESUME='' MINUTES=8 DRY='' PYTHON=${PYTHON:-python3}
 ONLY='build info tests kernels photos synthesis train' TRAIN='base adv'
 STAGES='codec base align' REAL=''
+PEERS='rrdb airnet dgunet mprnet nafnet uformer restormer'
 while (($#)); do
   case $1 in
     --output) OUTPUT=$2; shift 2 ;;
@@ -40,6 +45,7 @@ while (($#)); do
     --train) TRAIN=$2; shift 2 ;;
     --stages) STAGES=$2; shift 2 ;;
     --real) REAL=$2; shift 2 ;;
+    --peers) PEERS=$2; shift 2 ;;
     --commit) export FREQDIFF_COMMIT=$2; shift 2 ;;
     --dry-run) DRY=1; shift ;;
     *) echo "gpu_queue.sh: unknown option $1; see the top of the file" >&2; exit 2 ;;
@@ -147,6 +153,17 @@ train_command() {
         fi
       fi
       ;;
+    base_equal | rrdb | airnet | dgunet | mprnet | nafnet | uformer | restormer)
+      COMMAND=("$PYTHON" -m benchmarks.peers.training --peer "$name")
+      [[ $name != base_equal ]] || COMMAND=("$PYTHON" -m freqdiff train --config base)
+      COMMAND+=(--data "$DATA" --output "$WORK/$name" --minutes "$minutes" --workers "$workers")
+      [[ -z $VAL ]] || COMMAND+=(--val "$VAL")
+      if [[ -n $DRY ]]; then
+        COMMAND+=(--steps 2 --batch 2 --crop 32)
+      else
+        COMMAND+=(--steps "${PEER_STEPS:-2000}" --batch "${PEER_BATCH:-8}" --crop 256)
+      fi
+      ;;
     *)
       COMMAND=("$PYTHON" -m benchmarks.table_blur --train-only --trainings "$name" --sharp "$DATA"
         --runs "$OUTPUT/table_blur" --workers "$workers")
@@ -160,9 +177,9 @@ train_command() {
   esac
 }
 
-# All trainings at once for the time that is left, less what keeping their results takes.
+# train_all [SECONDS]: all trainings at once for the time that is left, less what is needed behind.
 train_all() {
-  local name start seconds code
+  local name start seconds code reserve=${1:-30}
   local -A pids=()
   start=$(date +%s)
   start_training() {
@@ -170,7 +187,7 @@ train_all() {
     pids[$name]=$!
   }
   for name in $TRAIN; do
-    seconds=$(($(left) - 30))
+    seconds=$(($(left) - reserve))
     [[ -z $DRY ]] || seconds=120
     ((seconds > 60)) || { echo "no time left to train $name"; FAILED=1; break; }
     echo "== train $name (at most $seconds s)"
@@ -179,7 +196,7 @@ train_all() {
     start_training
     # The first one compiles, for at most two minutes; the others find what it compiled. If that
     # failed, all go on without.
-    if ((${#pids[@]} == 1)) && [[ -z $DRY ]]; then
+    if ((${#pids[@]} == 1 && ${#COMPILE[@]})) && [[ -z $DRY ]]; then
       for ((waited = 0; waited < 120; waited++)); do
         ! grep -q '^step ' "$WORK/train_$name.log" || break
         if ! kill -0 "${pids[$name]}" 2>/dev/null; then
@@ -262,6 +279,19 @@ train_diffusion() {
   [[ -z $base ]] || step benchmark_diffusion 120 "${command[@]}"
 }
 
+# Base and its peers with one budget and without compiling, then side by side on held-out photos.
+compare_peers() {
+  local TRAIN="base_equal $PEERS" COMPILE=() name
+  local options=(--synthetic "${VAL:-$DATA}" --tile 1024 --output "$OUTPUT/table1.json")
+  train_all 120
+  for name in base_equal $PEERS; do
+    [[ -f $OUTPUT/$name/config.json ]] || continue
+    [[ $name == base_equal ]] && options+=(--ours "$OUTPUT/$name") || options+=(--peer "$OUTPUT/$name")
+  done
+  [[ -z $DRY ]] || options+=(--limit 1)
+  step table1 300 "$PYTHON" -m benchmarks.table1 "${options[@]}"
+}
+
 if [[ -n $DRY ]]; then
   DATA=$WORK/photos
   step photos_to_train_on 60 "$PYTHON" -m benchmarks.photos "$DATA"
@@ -284,5 +314,6 @@ else
 fi
 wanted diffusion && train_diffusion
 wanted train && train_all
+wanted peers && compare_peers
 cat "$OUTPUT/queue.tsv"
 exit "$FAILED"

@@ -11,10 +11,11 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import roofline
+from benchmarks import comparison, roofline
 from benchmarks.harness import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -96,6 +97,33 @@ def steps() -> list[str]:
         "",
         source(rows[0]["provenance"]),
     ]
+
+
+def downstream() -> list[str]:
+    """What a program sees in blurred photos and in results, against what it sees in sharp ones."""
+    rows = roofline.read(RESULTS / "downstream.json")
+    if not rows:
+        return []
+    titles = {
+        "reds_320x180": "REDS, real video blur, 320x180",
+        "gopro": "GoPro, one frame of real camera motion",
+        "simulated": "held-out 4K photos, simulated camera blur",
+        "pages": "pages of text, simulated camera blur",
+    }
+    lines = [
+        "| photos | found in the sharp ones | score | blurred -> result | recovered |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        summary = row["downstream"]
+        title = titles.get(row["set"], row["set"])
+        share = summary["recovered"]
+        lines.append(
+            f"| {row['count']} {title} | {summary['amount']} {summary['unit']} "
+            f"| {summary['metric']} | {100 * summary['input']:.1f}% -> "
+            f"{100 * summary['output']:.1f}% | {'' if share is None else f'{100 * share:.0f}%'} |"
+        )
+    return [*lines, "", source(rows[0]["provenance"])]
 
 
 def self_check() -> list[str]:
@@ -266,6 +294,12 @@ def sources(results: list[list[dict[str, Any]]]) -> list[str]:
     return [line for rows in results if rows for line in ("", source(rows[0]["provenance"]))]
 
 
+def compared(name: str, render: Callable[[list[dict[str, Any]]], list[str]]) -> list[str]:
+    """A table of `comparison`, and where its numbers come from."""
+    rows = roofline.read(RESULTS / f"{name}.json")
+    return [*render(rows), *sources([rows])]
+
+
 def source(provenance: dict[str, Any]) -> str:
     """Where the numbers of a table come from."""
     device = provenance.get("device_name") or provenance.get("device", "unknown device")
@@ -281,7 +315,10 @@ def render(text: str) -> str:
         "quality": quality(),
         "check": self_check(),
         "steps": steps(),
+        "table1": compared("table1", comparison.table1),
+        "downstream": downstream(),
         "trainings": trainings(),
+        "ablations": compared("ablations", comparison.ablations),
         "engines": engines(),
         "family": family(),
         "speed": speed(),

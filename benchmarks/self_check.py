@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     recipe = dataclasses.replace(Recipe(), unblurred=0.05)
     data = DataConfig(pairs_per_block=options.count, seed=options.seed, enlarged=0, recipe=recipe)
-    blurred, sharp, _ = (v.float() / 255 for v in PairBlocks(options.sharp, data).pairs(0))
+    blurred, sharp = (v.float() / 255 for v in PairBlocks(options.sharp, data).pairs(0)[:2])
     model = freqdiff.load(options.model, "cpu")
     expected, true, before = [], [], []
     for y, x in zip(blurred, sharp, strict=True):

@@ -103,7 +103,7 @@ def main() -> None:
         enlarged=0,
         recipe=recipe,
     )
-    blurred, sharp, _ = (v.float() / 255 for v in PairBlocks(options.sharp, data).pairs(0))
+    blurred, sharp = (v.float() / 255 for v in PairBlocks(options.sharp, data).pairs(0)[:2])
     pristine = Pristine.read(options.niqe) if options.niqe else None
     model = freqdiff.load(options.model, "cpu")
     facts = {"model": options.model, "crops": options.count, "crop": options.crop}

@@ -26,8 +26,10 @@ from blursynth.category import scene_category
 from blursynth.certificate import certify
 from blursynth.engines import synthesize
 from blursynth.exif import write_camera
+from blursynth.motion import Hand, Subject
 from blursynth.physics import MARGIN
-from blursynth.shot import Conditions, sample_shot
+from blursynth.scene import Scene
+from blursynth.shot import Conditions, sample_shot, take
 from blursynth.statistics import measure
 from freqdiff.errors import FreqDiffError, OutputError, PhotoError
 from freqdiff.images import open_image
@@ -176,6 +178,7 @@ def make_pair(plan: Plan, index: int, source: _Source) -> bool:
             "draw": draw,
             "seed": seed,
             "crop": list(box),
+            "frame": list(frame),
             "width": box[2],
             "height": box[3],
             "camera": _plain(result.camera),
@@ -187,6 +190,41 @@ def make_pair(plan: Plan, index: int, source: _Source) -> bool:
         break
     write_record(plan, record)
     return not record["rejected"]
+
+
+def recorded_camera(record: dict[str, Any]) -> Camera:
+    """The settings of a pair, from its record.
+
+    Raises:
+        KeyError, TypeError, ValueError: the record has none.
+    """
+    settings = record["camera"]
+    if settings["focus_distance_m"] is None:  # JSON has no infinity
+        settings = {**settings, "focus_distance_m": math.inf}
+    return Camera(**settings)
+
+
+def recorded_scene(record: dict[str, Any]) -> Scene | None:
+    """What happened during the exposure of a pair, drawn again from its record.
+
+    None for a data set of another version of this package, which may have drawn something else,
+    or one that was not made by `build`.
+    """
+    if record.get("version") != package_version() or record.get("engine") != "physics":
+        return None
+    try:
+        parts = dict(record["conditions"])
+        hand, subject = parts.pop("hand"), parts.pop("subject")
+        conditions = Conditions(
+            hand=None if hand is None else Hand(**hand),
+            subject=None if subject is None else Subject(**subject),
+            **parts,
+        )
+        rng = np.random.default_rng(record["seed"])
+        height, width = record["frame"]
+        return take(rng, recorded_camera(record), (height, width), conditions)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _blurred_metadata(photo: Photo, camera: Camera, whole: bool) -> Metadata:

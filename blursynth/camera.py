@@ -13,29 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-RANGES = {
-    "iso": (25.0, 409600.0),
-    "f_number": (0.7, 64.0),
-    "exposure_s": (1 / 32000, 60.0),
-    "focal_mm": (1.0, 2000.0),
-    "sensor_width_mm": (1.0, 100.0),
-}
-"""Smallest and largest value of the settings that do not depend on others."""
+from freqdiff.photo_settings import FILM_WIDTH_MM, RANGES, VECTOR, camera_vector
+
+__all__ = ["BLUR_PX", "FILM_WIDTH_MM", "RANGES", "VECTOR", "Camera", "load_prior"]
 
 BLUR_PX = 2.0
 """Diameter of the blur disk up to which a point counts as sharp, in pixels."""
-
-FILM_WIDTH_MM = 36.0
-"""Width of a frame of 35 mm film, which equivalent focal lengths refer to."""
-
-VECTOR = {
-    "iso": (50.0, 51200.0),
-    "exposure_s": (1 / 8000, 30.0),
-    "f_number": (1.0, 32.0),
-    "focal35_mm": (10.0, 1000.0),
-    "sensor_width_mm": (4.0, 64.0),
-}
-"""First numbers of `Camera.vector`, and the values that become -1 and 1."""
 
 _UHD = 3840
 
@@ -222,18 +205,12 @@ class Camera:
         return [word for word, holds in words.items() if holds]
 
     def vector(self) -> NDArray[np.float32]:
-        """The settings as numbers for a network: (6,).
+        """The settings as numbers for a network: (6,), see `freqdiff.photo_settings.camera_vector`.
 
-        First the logarithms of those in `VECTOR` and in its order, which run from -1 to 1 over the
-        ranges there and go on beyond; then the focus distance s in metres as (1 - s) / (1 + s),
-        which is 1 near the lens and -1 at infinity. Cameras that blur alike have like vectors:
-        shake goes with the equivalent focal length, defocus with the sensor width too.
+        Cameras that blur alike have like vectors: shake goes with the equivalent focal length,
+        defocus with the sensor width too.
         """
-        logs = [
-            math.log(getattr(self, name) ** 2 / (low * high)) / math.log(high / low)
-            for name, (low, high) in VECTOR.items()
-        ]
-        return np.array([*logs, 2 / (1 + self.focus_distance_m) - 1], dtype=np.float32)
+        return camera_vector({name: getattr(self, name) for name in (*VECTOR, "focus_distance_m")})
 
     @classmethod
     def sample(cls, rng: np.random.Generator, prior: Sequence[Camera] | None = None) -> Camera:

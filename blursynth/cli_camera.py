@@ -195,9 +195,9 @@ def settings_for(photo: Photo, arguments: argparse.Namespace) -> Settings:
     """
     from blursynth.depth import read_depth
     from blursynth.exif import read_camera
-    from blursynth.exif_tags import frame_ratio
     from blursynth.shot import Conditions
     from freqdiff.images import open_image
+    from freqdiff.photo_exif import frame_ratio
 
     height, width = photo.pixels.shape[:2]
     reading = read_camera(photo)

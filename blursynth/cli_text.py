@@ -20,7 +20,7 @@ def landscape(camera: Camera, size: tuple[int, int]) -> Camera:
         size: width and height of the upright photo in pixels.
     """
     from blursynth.camera import RANGES
-    from blursynth.exif_tags import frame_ratio
+    from freqdiff.photo_exif import frame_ratio
 
     long_side = min(camera.sensor_width_mm / frame_ratio(size), RANGES["sensor_width_mm"][1])
     return dataclasses.replace(camera, sensor_width_mm=long_side)

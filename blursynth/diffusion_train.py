@@ -35,7 +35,8 @@ from blursynth.training_state import (
 )
 from freqdiff.errors import OutputError, TrainingError
 from freqdiff.photo import Photo, write_photo
-from freqdiff.progress import Progress
+from freqdiff.processor import fast_in_bf16
+from freqdiff.progress import Progress, Throughput
 
 MODEL = "model"
 """Folder of the result, in that of the run."""
@@ -120,15 +121,20 @@ class DiffusionTraining:
         start, earlier = time.monotonic(), self.seconds
         stream = batches(self.stream, self.step, self.accelerator.device, self.workers)
         talks = progress and self.accelerator.is_main_process
-        shown = Progress(self.step, self.config.steps, self.config.batch, talks)
+        shown, speed = Progress(self.step, self.config.steps, talks), Throughput()
+        crops = self.config.batch * self.accelerator.num_processes
         elapsed = 0.0
         while self.step < self.config.steps and elapsed < seconds:
+            before = elapsed
             told = self._advance(next(stream))
             elapsed = self._common(time.monotonic() - start)
+            speed.add(crops, elapsed - before)
             self.seconds = earlier + elapsed
             if self.step % _TOLD_STEPS == 0:
-                shown.update(self.step, self.config.steps, next(iter(told.values())))
-                self.accelerator.log({**told, "rate": self.config.rate(self.step)}, self.step)
+                loss, rate = next(iter(told.values())), speed.recent()
+                shown.update(self.step, self.config.steps, loss, rate)
+                told |= {"rate": self.config.rate(self.step), "crops_per_s": rate}
+                self.accelerator.log(told, self.step)
             if finish and self.step % _RATE_STEPS == 0:
                 if first is None:  # what came before was slower: first photos, first launches
                     first, begun = self.step, elapsed
@@ -286,12 +292,11 @@ class DiffusionTraining:
 
 
 def make_accelerator(folder: Path) -> Accelerator:
-    """bfloat16 on a GPU; fp32 on a CPU, where bf16 convolutions are slow."""
-    gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true"
+    """In bfloat16 where that is fast."""
     return Accelerator(
         log_with="tensorboard",
         project_dir=str(folder),
-        mixed_precision="bf16" if gpu else "no",
+        mixed_precision="bf16" if fast_in_bf16() else "no",
     )
 
 

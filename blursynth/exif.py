@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
-from PIL.ExifTags import Base
 
-from blursynth.camera import FILM_WIDTH_MM, RANGES, Camera
-from blursynth.exif_tags import (
-    INCH_IN_MM,
+from blursynth.camera import FILM_WIDTH_MM, Camera
+from blursynth.exif_write import write_camera
+from freqdiff.errors import PhotoError
+from freqdiff.photo import Photo
+from freqdiff.photo_exif import (
     MARK,
-    UNIT_IN_MM,
-    UNKNOWN_ISO,
     block_numbers,
     frame_ratio,
     is_turned,
     tag_numbers,
     upright_size,
 )
-from blursynth.exif_write import write_camera
-from freqdiff.errors import PhotoError
-from freqdiff.photo import Photo
+from freqdiff.photo_settings import exif_settings
 
 __all__ = ["CameraReading", "read_camera", "write_camera"]
 
 _BLOCK_STARTS = (MARK, b"II*\0", b"MM\0*")
+_SETTINGS = ("iso", "f_number", "exposure_s", "focal_mm", "sensor_width_mm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +49,7 @@ def read_camera(source: str | os.PathLike[str] | bytes | Image.Image | Photo) ->
     """Read the settings that a photo was taken with from its Exif block.
 
     What is missing, damaged or impossible is assumed to be as in `Camera()`: the whole of it for a
-    photo without Exif. The sensor width is that along the width of the upright photo, which is
-    taken to show the whole sensor. It comes from the resolution of the focal plane, or from the
-    35 mm equivalent focal length where there is none or it differs by more than that is rounded:
-    editors that resize photos leave the resolution as it was.
+    photo without Exif. See `freqdiff.photo_settings.exif_settings` for the rest.
 
     Args:
         source: path or content of a photo file, an Exif block with or without its leading mark,
@@ -120,75 +113,12 @@ def _image_numbers(image: Image.Image) -> tuple[dict[int, float], tuple[int, int
 
 def _interpret(numbers: dict[int, float], size: tuple[int, int] | None) -> CameraReading:
     """Settings that the numbers tell, for an upright picture of `size` if that is known."""
-    portrait = frame_ratio(size)
-    focal = _first("focal_mm", numbers.get(Base.FocalLength))
-    film = _first("focal_mm", numbers.get(Base.FocalLengthIn35mmFilm))
-    widths = [side * portrait for side in _long_sides(numbers, focal, film)]
-    width = _first("sensor_width_mm", *widths)
-    if focal is None and film is not None:
-        long_side = FILM_WIDTH_MM if width is None else width / portrait
-        focal = _first("focal_mm", film * long_side / FILM_WIDTH_MM)
-    found = {
-        "iso": _first("iso", *_sensitivities(numbers)),
-        "f_number": _first(
-            "f_number", numbers.get(Base.FNumber), _from_apex(numbers, Base.ApertureValue, 0.5)
-        ),
-        "exposure_s": _first(
-            "exposure_s",
-            numbers.get(Base.ExposureTime),
-            _from_apex(numbers, Base.ShutterSpeedValue, -1),
-        ),
-        "focal_mm": focal,
-        "sensor_width_mm": width,
-    }
-    known: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
-    assumed = tuple(name for name in found if name not in known)
-    known.setdefault("sensor_width_mm", FILM_WIDTH_MM * portrait)
+    found = exif_settings(numbers, size)
+    known: dict[str, Any] = {name: found[name] for name in _SETTINGS if name in found}
+    assumed = tuple(name for name in _SETTINGS if name not in found)
+    known.setdefault("sensor_width_mm", FILM_WIDTH_MM * frame_ratio(size))
     camera = Camera(**known)
-    distance = numbers.get(Base.SubjectDistance, 0.0)
+    distance = found.get("focus_distance_m", 0.0)
     if distance < 2e-3 * camera.focal_mm:
         return CameraReading(camera, (*assumed, "focus_distance_m"))
     return CameraReading(dataclasses.replace(camera, focus_distance_m=distance), assumed)
-
-
-def _first(name: str, *values: float | None) -> float | None:
-    """The first value that a camera can have for this setting."""
-    low, high = RANGES[name]
-    return next((value for value in values if value is not None and low <= value <= high), None)
-
-
-def _from_apex(numbers: dict[int, float], tag: int, power: float) -> float | None:
-    """2 to the power of an APEX value; 0 stands for an unknown one, for instance of old lenses."""
-    value = numbers.get(tag, 0.0)
-    return 2.0 ** (power * value) if 0 < abs(value) < 64 else None
-
-
-def _sensitivities(numbers: dict[int, float]) -> list[float | None]:
-    """ISO from the tags that may hold it; in the main one 65535 means that or more."""
-    main = numbers.get(Base.ISOSpeedRatings)
-    others = (
-        Base.RecommendedExposureIndex,
-        Base.StandardOutputSensitivity,
-        Base.ISOSpeed,
-        Base.ExposureIndex,
-    )
-    values = [None if main == UNKNOWN_ISO else main, *(numbers.get(tag) for tag in others)]
-    return [*values, main]
-
-
-def _long_sides(
-    numbers: dict[int, float], focal: float | None, film: float | None
-) -> Iterator[float]:
-    """Long side of the sensor in millimetres, the best estimate first."""
-    stored = upright_size(numbers)
-    resolution = numbers.get(Base.FocalPlaneXResolution, 0.0)
-    from_film = FILM_WIDTH_MM * focal / film if focal and film else None
-    if stored and 0 < resolution < math.inf:
-        unit = UNIT_IN_MM.get(numbers.get(Base.FocalPlaneResolutionUnit, 0), INCH_IN_MM)
-        from_plane = max(stored) / resolution * unit
-        # The equivalent is a whole number, and often compares diagonals, which differ by less.
-        tolerance = 0.5 / film + 0.1 if film else 0.0
-        if from_film is None or abs(from_film / from_plane - 1) <= tolerance:
-            yield from_plane
-    if from_film is not None:
-        yield from_film

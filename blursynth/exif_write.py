@@ -8,7 +8,8 @@ from fractions import Fraction
 from PIL.ExifTags import Base
 
 from blursynth.camera import FILM_WIDTH_MM, Camera
-from blursynth.exif_tags import (
+from freqdiff.errors import InputError
+from freqdiff.photo_exif import (
     CENTIMETRE,
     INFINITY,
     MARK,
@@ -19,7 +20,6 @@ from blursynth.exif_tags import (
     is_turned,
     upright_size,
 )
-from freqdiff.errors import InputError
 from freqdiff.photo_metadata import EXIF_IFD, byte_order, directory
 
 # Other words for what `write_camera` sets: they would contradict it.

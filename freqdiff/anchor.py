@@ -31,6 +31,8 @@ _NOISE = 1e-2
 _NOISE_GAIN = 3.0
 _KERNEL_WIDTH = 32
 _GROUP, _POOL, _POOL_PAD = 4, 6, 1
+GROUP_PIXELS = _GROUP * CELL
+"""Pitch of the groups of cells that share a kernel, but for interpolation."""
 
 
 class Residual(nn.Module):
@@ -170,6 +172,14 @@ class BlurEstimator(nn.Module):
         rest = self.rest(F.silu(self.hidden(hidden))).permute(0, 2, 3, 1).float()
         log_noise = _NOISE_GAIN * rest[..., :NOISE_BANDS] + math.log(_NOISE)
         return BlurField(log_psf, log_noise, rest[..., NOISE_BANDS].tanh())
+
+
+def estimate_radius(blocks: tuple[int, ...]) -> int:
+    """Pixels around a cell that its estimated blur depends on; `blocks` as of `BlurEstimator`."""
+    # A cell lies between the middles of its own and a neighbouring group, whose means reach on.
+    groups = (_GROUP + _POOL_PAD + 1) * CELL
+    trunk = sum((2 * count + 1) * (_UNSHUFFLE << level) for level, count in enumerate(blocks))
+    return groups + max(trunk, WINDOW)
 
 
 def _extent(log_psf: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from freqdiff.deblurrer import Deblurrer, load
 from freqdiff.errors import InputError
 from freqdiff.images import ImageInput, ImageOutput, OpenedImage, open_image
+from freqdiff.photo_settings import CameraSettings, photo_vector
 from freqdiff.self_check import SelfCheck
 
 _FEW = 0.01
@@ -58,7 +59,9 @@ def deblur(
     steps: int | None = ...,
     seed: int = ...,
     tile: int | Literal["auto"] = ...,
+    max_memory: int | None = ...,
     ensemble: int = ...,
+    camera: CameraSettings | Literal["exif"] | None = ...,
     device: str = ...,
     progress: bool | None = ...,
     callback: Callable[[int, int], None] | None = ...,
@@ -74,7 +77,9 @@ def deblur(
     steps: int | None = ...,
     seed: int = ...,
     tile: int | Literal["auto"] = ...,
+    max_memory: int | None = ...,
     ensemble: int = ...,
+    camera: CameraSettings | Literal["exif"] | None = ...,
     device: str = ...,
     progress: bool | None = ...,
     callback: Callable[[int, int], None] | None = ...,
@@ -89,7 +94,9 @@ def deblur(
     steps: int | None = None,
     seed: int = 0,
     tile: int | Literal["auto"] = "auto",
+    max_memory: int | None = None,
     ensemble: int = 1,
+    camera: CameraSettings | Literal["exif"] | None = "exif",
     device: str = "auto",
     progress: bool | None = None,
     callback: Callable[[int, int], None] | None = None,
@@ -104,8 +111,13 @@ def deblur(
         steps: sampling steps, 1 (closest to the truth) .. 1000; the model's default if None.
         seed: of the sampling noise; the same seed gives the same result.
         tile: longest side of a tile in pixels; it changes the memory used, not the result.
+        max_memory: most bytes that this process may use on a CPU: too large a photo is worked on
+            region by region then, which takes longer and gives the same result. None: most of
+            what is free.
         ensemble: 2, 4 or 8: mean of the results for as many mirrored and turned versions of the
             picture, which is a little better and takes as many times as long.
+        camera: for models that use them (`adv`) the settings that the picture was taken with: those
+            in its Exif block, as far as it has one, a `blursynth.Camera`, or None for unknown ones.
         device: "auto", "cpu", "cuda", ...; ignored for a loaded model.
         progress: show a bar; by default only in a terminal and only for work of several tiles.
         callback: called with (done, total); an exception raised in it cancels the work.
@@ -126,7 +138,9 @@ def deblur(
         steps=steps,
         seed=seed,
         tile=tile,
+        max_memory=max_memory,
         ensemble=ensemble,
+        camera=camera,
         device=device,
         progress=progress,
         callback=callback,
@@ -143,7 +157,9 @@ def deblur_opened(
     steps: int | None = None,
     seed: int = 0,
     tile: int | Literal["auto"] = "auto",
+    max_memory: int | None = None,
     ensemble: int = 1,
+    camera: CameraSettings | Literal["exif"] | None = "exif",
     device: str = "auto",
     progress: bool | None = None,
     callback: Callable[[int, int], None] | None = None,
@@ -159,6 +175,7 @@ def deblur_opened(
     loaded = model if isinstance(model, Deblurrer) else _loaded(str(model), device)
     used_steps = loaded.denoiser.config.default_steps if steps is None else steps
     show = progress if progress is not None else sys.stderr.isatty()
+    settings = _settings(opened, camera) if loaded.denoiser.config.camera else None
     results = []
     with tqdm(disable=not show, unit="tile", desc="deblur", leave=False) as bar:
 
@@ -175,8 +192,10 @@ def deblur_opened(
                 steps=used_steps,
                 seed=seed,
                 tile=None if tile == "auto" else tile,
+                max_memory=max_memory,
                 ensemble=ensemble,
                 check=check,
+                camera=settings,
                 callback=report,
             )
             results.append(result)
@@ -199,6 +218,20 @@ def deblur_opened(
         check=_together([result.check for result in results]),
         changed_share=sum(shares) / len(shares),
     )
+
+
+def _settings(
+    opened: OpenedImage, camera: CameraSettings | Literal["exif"] | None
+) -> Tensor | None:
+    """What is known of the camera, as numbers for the network (6,)."""
+    if camera is None:
+        return None
+    if camera == "exif":
+        height, width = opened.rgb.shape[-2:]
+        return torch.from_numpy(photo_vector(opened.exif, (width, height)))
+    if not isinstance(camera, CameraSettings):
+        raise InputError(f"camera is {camera!r}, expected 'exif', a blursynth.Camera or None.")
+    return torch.from_numpy(camera.vector())
 
 
 def _together(checks: list[SelfCheck | None]) -> SelfCheck | None:

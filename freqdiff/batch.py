@@ -48,15 +48,20 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the photos of a batch are treated; see `freqdiff.deblur` for the first four."""
+    """How the photos of a batch are treated; see `freqdiff.deblur` for the first five.
+
+    `exif`: tell models that ask for it what the photo's own Exif says of the camera.
+    """
 
     steps: int | None = None
     seed: int = 0
     tile: int | Literal["auto"] = "auto"
+    max_memory: int | None = None
     ensemble: int = 1
     quality: int | None = None
     overwrite: bool = False
     skip_existing: bool = False
+    exif: bool = True
     progress: bool | None = None
 
 
@@ -193,7 +198,9 @@ def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
         steps=settings.steps,
         seed=settings.seed,
         tile=settings.tile,
+        max_memory=settings.max_memory,
         ensemble=settings.ensemble,
+        camera="exif" if settings.exif else None,
         progress=settings.progress,
     )
     notes = details.notes + write_result(

@@ -98,7 +98,7 @@ def load_model(name: str | os.PathLike[str]) -> Denoiser:
     config, digests = _read_config(root / _CONFIG)
     tensors: dict[str, Tensor] = {}
     for name_of_shard, digest in digests.items():
-        tensors |= _read_shard(root / name_of_shard, digest)
+        tensors |= read_shard(root / name_of_shard, digest)
     model = Denoiser(config)
     expected = {k: v.shape for k, v in weights(model)}
     if expected != {k: v.shape for k, v in tensors.items()}:
@@ -127,7 +127,8 @@ def _read_config(path: Path) -> tuple[ModelConfig, dict[str, str]]:
         raise ModelError(f"{path} is not a model configuration: {error}.") from error
 
 
-def _read_shard(path: Path, digest: str) -> dict[str, Tensor]:
+def read_shard(path: Path, digest: str) -> dict[str, Tensor]:
+    """A file of weights whose sha256 is `digest`; raises ModelError if it is another one."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -48,6 +48,21 @@ def minutes(text: str) -> float:
     return value
 
 
+def memory_size(text: str) -> int:
+    """A type of argument: bytes, as "4G", "800M" or a plain number of them."""
+    units = {"K": 10**3, "M": 10**6, "G": 10**9}
+    number, unit = (
+        (text[:-1], units[text[-1:].upper()]) if text[-1:].upper() in units else (text, 1)
+    )
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a size such as 4G or 800M, got {text!r}")
+    return int(value)
+
+
 def tile_size(text: str) -> int | Literal["auto"]:
     """A type of argument: "auto" or a number of pixels."""
     if text == "auto":

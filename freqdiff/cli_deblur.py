@@ -9,7 +9,14 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from freqdiff.cli_base import add_model_options, complain, debugging, sentence, whole_number
+from freqdiff.cli_base import (
+    add_model_options,
+    complain,
+    debugging,
+    memory_size,
+    sentence,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from freqdiff.batch import Job, Outcome
@@ -30,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file or folder")
     add_model_options(parser)
     parser.add_argument(
+        "--max-memory",
+        type=memory_size,
+        metavar="SIZE",
+        help="most memory to use on a CPU, as 4G (most of what is free)",
+    )
+    parser.add_argument(
         "--compare",
         metavar="PATH",
         help="also write pictures of before and after side by side, to a file or folder",
@@ -43,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags = {
         "--recursive": "take sub-folders too; their structure is kept",
         "--skip-existing": "leave out photos whose result is there and whole",
+        "--no-exif": "do not tell the model what camera settings the photo names",
         "--overwrite": "allow a result to replace its own photo",
         "--json": "print one JSON object",
         "--quiet": "print errors only",
@@ -53,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Deblur everything that can be; returns the exit code."""
+    from freqdiff.atomic import remove_leftovers
     from freqdiff.batch import Settings, plan, process
     from freqdiff.compare_plan import plan_comparisons
     from freqdiff.deblurrer import load
@@ -67,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.compare is not None:
         jobs = plan_comparisons(jobs, arguments.output, arguments.compare)
+    for folder in {job.target.parent for job in jobs}:
+        remove_leftovers(folder)
     files: list[dict[str, Any]] = []
     used: dict[str, Any] = {}
     for message in dict.fromkeys(problem.error for problem in problems):
@@ -79,10 +96,12 @@ def run(arguments: argparse.Namespace) -> int:
             steps=arguments.steps,
             seed=arguments.seed,
             tile=arguments.tile,
+            max_memory=arguments.max_memory,
             ensemble=arguments.ensemble,
             quality=arguments.quality,
             overwrite=arguments.overwrite,
             skip_existing=arguments.skip_existing,
+            exif=not arguments.no_exif,
             progress=None if talk else False,
         )
         for number, job in enumerate(jobs):

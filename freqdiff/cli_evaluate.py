@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 SUMMARY = "measure PSNR and SSIM of a model"
 USAGE = """\
-(--pairs BLURRED SHARP | --unharmed DIR |
-                          --synthetic DIR) [options]"""
+(--pairs BLURRED SHARP | --dataset NAME ROOT |
+                          --unharmed DIR | --synthetic DIR) [options]"""
 EXAMPLES = """\
 examples:
-  freqdiff evaluate --pairs gopro/blur gopro/sharp --json
+  freqdiff evaluate --pairs blurred sharp --json
+  freqdiff evaluate --dataset gopro GOPRO_Large
   freqdiff evaluate --unharmed photos --steps 4
   freqdiff evaluate --synthetic photos --seed 1 --output results.json"""
 
@@ -35,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("BLURRED", "SHARP"),
         help="two folders, matched by the names of their photos",
     )
+    kinds.add_argument(
+        "--dataset",
+        nargs=2,
+        metavar=("NAME", "ROOT"),
+        help="gopro, hide, realblur_j, realblur_r, rsblur, reds, uhd_blur or "
+        "blursynth, by its own protocol",
+    )
     kinds.add_argument("--unharmed", metavar="DIR", help="sharp photos, which should stay so")
     kinds.add_argument(
         "--synthetic", metavar="DIR", help="sharp photos, to be blurred by BlurSynth"
@@ -45,7 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare at the best shift of up to 5 px (Levin 2009)",
     )
     parser.add_argument(
-        "--ocr", action="store_true", help="also compare what text can be read (rapidocr)"
+        "--downstream",
+        choices=("detection", "segmentation", "ocr"),
+        metavar="TASK",
+        help="also what detection, segmentation or ocr loses",
+    )
+    parser.add_argument(
+        "--downstream-model",
+        metavar="MODEL",
+        help="ONNX file, folder or name of transformers' model",
     )
     add_model_options(parser)
     parser.add_argument(
@@ -63,9 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
     from freqdiff.atomic import write_atomically
     from freqdiff.batch import check_writable
     from freqdiff.deblurrer import load
+    from freqdiff.downstream import load_task
     from freqdiff.evaluate import measure
     from freqdiff.info import model_facts, peak_memory, provenance
-    from freqdiff.reading import rapid_reader
     from freqdiff.report import summarize, table
 
     output = None if arguments.output is None else Path(arguments.output)
@@ -74,13 +90,21 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(output)
     if save is not None:
         _check_save(save, arguments)
-    reader = rapid_reader() if arguments.ocr else None
+    if arguments.align and arguments.dataset is not None:
+        raise InputError("--align does not go with --dataset, which has a protocol of its own.")
+    if arguments.downstream_model is not None and arguments.downstream is None:
+        raise InputError("--downstream-model goes with --downstream, which says what it does.")
     kind, count, facts, samples = _samples(arguments)
+    protocol = facts.setdefault("protocol", "shift" if arguments.align else "plain")
     model = load(arguments.model, arguments.device)
+    task = None
+    if arguments.downstream is not None:
+        device = str(model.device)
+        task = load_task(arguments.downstream, arguments.downstream_model, device)
     settings = {name: getattr(arguments, name) for name in ("steps", "seed", "tile", "ensemble")}
     bar = tqdm(samples, total=count, desc=kind, unit="photo", leave=False, disable=None)
     scores = [
-        measure(sample, model, **settings, save=save, aligned=arguments.align, reader=reader)
+        measure(sample, model, **settings, save=save, protocol=protocol, task=task)
         for sample in bar
     ]
     facts |= {
@@ -92,7 +116,11 @@ def run(arguments: argparse.Namespace) -> int:
         **provenance(model.device),
         "peak_memory_bytes": peak_memory(model.device),
     }
-    report = summarize(kind, scores, facts)
+    if task is not None:
+        facts["downstream_model"] = arguments.downstream_model and _label(
+            Path(arguments.downstream_model)
+        )
+    report = summarize(kind, scores, facts, task)
     text = json.dumps(report, indent=2, allow_nan=False)
     if output is not None:
         write_atomically(output, f"{text}\n".encode())
@@ -115,6 +143,16 @@ def _samples(
         pairs = pairing.pairs[: arguments.limit]
         data = {"data": [_label(blurred), _label(sharp)], "matched_by": pairing.rule}
         return "pairs", len(pairs), data, pair_samples(pairs, blurred)
+    if arguments.dataset is not None:
+        from freqdiff.datasets import find_pairs
+
+        name, root = arguments.dataset[0], Path(arguments.dataset[1])
+        found = find_pairs(name, root)
+        if found.note is not None:
+            complain(f"Note: {found.note[0].lower()}{found.note[1:]}")
+        pairs = found.pairs[: arguments.limit]
+        data = {"data": [_label(root)], "dataset": name, "protocol": found.protocol}
+        return "pairs", len(pairs), data, pair_samples(pairs, root)
     folder = Path(arguments.unharmed or arguments.synthetic)
     paths = photos_in(folder)[: arguments.limit]
     data = {"data": [_label(folder)]}
@@ -129,7 +167,8 @@ def _check_save(save: Path, arguments: argparse.Namespace) -> None:
     from freqdiff.batch import check_writable
 
     check_writable(save / "file")
-    for name in (*(arguments.pairs or ()), arguments.unharmed, arguments.synthetic):
+    dataset = (arguments.dataset or (None, None))[1]
+    for name in (*(arguments.pairs or ()), dataset, arguments.unharmed, arguments.synthetic):
         if name is not None and save.resolve() == Path(name).resolve():
             raise InputError(
                 f"--save is {str(save)!r}, which holds photos to measure: give another folder."

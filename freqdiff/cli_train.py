@@ -11,15 +11,14 @@ from pathlib import Path
 from freqdiff.cli_base import minutes, whole_number
 from freqdiff.errors import TrainingError
 
-SUMMARY = "train a model on a folder of sharp photos"
-USAGE = "--config NAME --data DIR --output DIR [options]"
+SUMMARY = "train a model on sharp photos, or on pairs"
+USAGE = "--config NAME (--data DIR | --pairs PATH)\n                      --output DIR [options]"
 EXAMPLES = """\
 A run that was stopped goes on when the same command is given again.
 
 examples:
   freqdiff train --config tiny --data photos --output runs/tiny
-  freqdiff train --config base --data photos --val held_out --output runs/base \\
-      --minutes 600"""
+  freqdiff train --config base --pairs built/shards --output runs/base"""
 
 BLURS = ("gaussian", "frame_average", "physics_clean", "physics_full")
 """The keys of `blursynth.recipes.RECIPES`, which takes seconds to load."""
@@ -31,20 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         choices=("paper",),
-        help="the paper's objective, condition and schedule, for 4 processes of 8 crops",
+        help="the paper's objective, condition and schedule",
     )
-    parser.add_argument("--data", required=True, metavar="DIR", help="sharp photos")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", metavar="DIR", help="sharp photos, which are blurred on the way")
+    source.add_argument("--pairs", metavar="PATH", help="what blursynth build made, or its shards")
     parser.add_argument("--output", required=True, metavar="DIR", help="state, model, results")
     parser.add_argument("--val", metavar="DIR", help="sharp photos for validation")
     number = whole_number(1)
     parser.add_argument("--steps", type=number, metavar="N", help="steps of the whole run")
-    parser.add_argument("--batch", type=number, metavar="N", help="pairs per step")
+    parser.add_argument("--batch", type=number, metavar="N", help="pairs at once in a process")
+    parser.add_argument("--accumulate", type=number, metavar="N", help="batches of a step (1)")
     parser.add_argument("--crop", type=number, metavar="N", help="pixels, a multiple of 32")
     parser.add_argument(
         "--blur",
         choices=BLURS,
         default="physics_full",
-        help="what to learn from (physics_full), see blursynth.recipes",
+        metavar="KIND",
+        help=", ".join(reversed(BLURS)),
     )
     parser.add_argument("--minutes", type=minutes, metavar="M", help="stop after this time")
     parser.add_argument(
@@ -66,7 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--anchor-steps",
         type=whole_number(0),
         metavar="N",
-        help="steps in which the blur estimator learns alone at first",
+        help="in which the blur estimator learns alone",
+    )
+    parser.add_argument(
+        "--progressive", action="store_true", help="4 times as many half-size crops in these"
+    )
+    parser.add_argument(
+        "--fsdp", action="store_true", help="share the weights out over the processes"
     )
     parser.add_argument(
         "--workers", type=whole_number(0), metavar="N", help="processes that prepare crops"
@@ -106,12 +115,14 @@ def run(arguments: argparse.Namespace) -> int:
     given = {
         "steps": arguments.steps,
         "batch": arguments.batch,
+        "accumulate": arguments.accumulate,
         "anchor_steps": arguments.anchor_steps,
     }
     paper = arguments.preset == "paper"
     recipe = dataclasses.replace(
         PAPER if paper else TrainConfig(),
         seed=arguments.seed,
+        progressive=arguments.progressive,
         **{key: value for key, value in given.items() if value is not None},
     )
     model = as_in_paper(CONFIGS[arguments.config]) if paper else CONFIGS[arguments.config]
@@ -121,13 +132,15 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         training = Training(
             output,
-            arguments.data,
+            arguments.data or arguments.pairs,
             model,
             recipe,
             data,
             None if arguments.val is None else Validation(arguments.val),
             arguments.workers,
             arguments.compile,
+            built=arguments.pairs is not None,
+            sharded=arguments.fsdp,
         )
         resumed = training.resume()
         where = f"goes on at step {training.step}" if resumed else "starts"
@@ -135,13 +148,18 @@ def run(arguments: argparse.Namespace) -> int:
             where += f" with the {training.start_from(load_model(arguments.init))}"
             where += f" of {arguments.init}"
         processes = training.accelerator.num_processes
-        each = f"{processes} x {recipe.batch}" if processes > 1 else str(recipe.batch)
+        each = " x ".join(
+            str(number)
+            for number in (processes, recipe.accumulate, recipe.batch)
+            if number > 1 or number is recipe.batch
+        )
+        sources = "photos" if arguments.pairs is None else "pairs"
         talks = training.accelerator.is_main_process
         if talks:
             print(
                 f"Training of {model.name} {where} on {training.accelerator.device}: "
                 f"{recipe.steps} steps of {each} crops of {data.crop} pixels from "
-                f"{len(training.pairs.paths)} photos; results go to {output}.",
+                f"{len(training.pairs)} {sources}; results go to {output}.",
                 flush=True,
             )
         limit = math.inf if arguments.minutes is None else 60 * arguments.minutes

@@ -2,25 +2,25 @@
 
 Block b of the stream is a function of (seed, b) alone, so a run that resumes in the middle sees
 exactly the pairs that an uninterrupted one sees, and worker processes change nothing.
+`stream` makes batches of them.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
-import multiprocessing
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from blursynth.camera import Camera
 from blursynth.physics import MARGIN, develop, expose
@@ -102,11 +102,13 @@ class Pairs(NamedTuple):
     Attributes:
         blurred, sharp: (N, 3, H, W), uint8 or in [-1, 1].
         psf: (N, 33, 33) kernel in the middle of the photo, sum 1; all 0 where it is not known.
+        camera: (N, 6) settings, see `photo_settings.camera_vector`.
     """
 
     blurred: Tensor
     sharp: Tensor
     psf: Tensor
+    camera: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +120,14 @@ class SharpBlock:
         origins: float (N, 2) position (y, x) of the crops without margin in their frames.
         scenes: exposures of each chunk of crops.
         seeds: of the noise of each chunk.
+        cameras: float32 (N, 6) settings of the exposures.
     """
 
     crops: Tensor
     origins: Tensor
     scenes: list[Scene]
     seeds: list[int]
+    cameras: Tensor
 
     def blur(self, device: str) -> Pairs:
         """The pairs, uint8 on `device`."""
@@ -141,35 +145,75 @@ class SharpBlock:
                 sharp = image[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
                 psf = point_spread(scene, origin + sharp.shape[-1] / 2, PSF_RADIUS)
                 psf[torch.isfinite(scene.mask_bias)] = 0  # layers: two kinds of blur
-            pairs.append(Pairs(_to_bytes(blurred), sharp, psf))
+            pairs.append(Pairs(_to_bytes(blurred), sharp, psf, self.cameras[part].to(device)))
         return Pairs(*(torch.cat(values) for values in zip(*pairs, strict=True)))
 
 
-_Item: TypeAlias = Pairs | SharpBlock | TrainingError
+Item: TypeAlias = Pairs | SharpBlock | TrainingError
 
 
-class PairBlocks(Dataset[_Item]):
-    """Block b of the stream: a function of the configuration and b alone.
+class Blocks(Dataset[Item]):
+    """A source of pairs: its block b is a function of its configuration and b alone."""
 
-    On the CPU an item is `Pairs` of uint8; for another device it is the `SharpBlock` whose `blur`
-    gives them there. A photo that cannot be used gives the error as the item: raised in a worker
-    process it would come with a traceback as its text.
+    def __init__(self, config: DataConfig, device: str) -> None:
+        self.config, self.device = config, device
+
+    def __getitem__(self, block: int) -> Item:
+        """Block b, or why it cannot be made.
+
+        An error that is raised in a worker process comes with a traceback as its text.
+        """
+        try:
+            return self.make(block)
+        except TrainingError as error:
+            return error
+
+    def make(self, block: int) -> Pairs | SharpBlock:
+        """Block b: on the CPU `Pairs` of uint8, or the `SharpBlock` whose `blur` gives them.
+
+        Raises:
+            TrainingError: photos or pairs cannot be used.
+        """
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        """Photos, or pairs, that it draws from."""
+        raise NotImplementedError
+
+    def preload(self) -> None:
+        """Read what the worker processes share: nothing, if not told otherwise."""
+
+    def halved(self) -> Self:
+        """The same source with crops of half the side and four times as many of them in a block."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(
+            self.config, crop=self.config.crop // 2, pairs_per_block=4 * self.config.pairs_per_block
+        )
+        return other
+
+
+class PairBlocks(Blocks):
+    """Crops of sharp photos, blurred by the physics engine on the stream's device.
+
+    Raises:
+        TrainingError: the folder holds no photos.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], config: DataConfig, device: str = "cpu"
     ) -> None:
+        super().__init__(config, device)
         self.paths = list_photos(folder)
-        self.config = config
-        self.device = device
+        self._least = config.crop + 2 * MARGIN
         self._chunk = _CHUNK["cpu" if device == "cpu" else "cuda"]
         self._cache: dict[Path, list[Image.Image]] = {}
 
-    def __getitem__(self, block: int) -> _Item:
-        try:
-            return self.pairs(block) if self.device == "cpu" else self.sharp(block)
-        except TrainingError as error:
-            return error
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def make(self, block: int) -> Pairs | SharpBlock:
+        """Pairs, or what a GPU blurs by itself."""
+        return self.pairs(block) if self.device == "cpu" else self.sharp(block)
 
     def pairs(self, block: int) -> Pairs:
         """The pairs of a block, on the stream's device."""
@@ -177,18 +221,26 @@ class PairBlocks(Dataset[_Item]):
 
     def sharp(self, block: int) -> SharpBlock:
         """Crops and exposures of a block."""
-        crops, origins, scenes, chunks, seeds = [], [], [], [], []
+        crops, origins, scenes, chunks, seeds, cameras = [], [], [], [], [], []
         for index in range(self.config.pairs_per_block):
             rng = np.random.default_rng([self.config.seed, block, index])
             crop, origin, frame = self._sharp_crop(rng)
-            scenes.append(sample_scene(rng, _shaky_camera(rng), frame, self.config.recipe))
+            camera = _shaky_camera(rng)
+            scenes.append(sample_scene(rng, camera, frame, self.config.recipe))
+            cameras.append(camera.vector())
             crops.append(crop)
             origins.append(origin)
             if len(scenes) == self._chunk or index + 1 == self.config.pairs_per_block:
                 chunks.append(stack_scenes(scenes))
                 seeds.append(int(rng.integers(2**62)))
                 scenes = []
-        return SharpBlock(torch.from_numpy(np.stack(crops)), torch.tensor(origins), chunks, seeds)
+        return SharpBlock(
+            torch.from_numpy(np.stack(crops)),
+            torch.tensor(origins),
+            chunks,
+            seeds,
+            torch.from_numpy(np.stack(cameras)),
+        )
 
     def _sharp_crop(
         self, rng: np.random.Generator
@@ -244,10 +296,10 @@ class PairBlocks(Dataset[_Item]):
                 photo = file.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise TrainingError(f"{path} cannot be read as a photo: {error}.") from error
-        if min(photo.size) < self.config.crop + 2 * MARGIN:
+        if min(photo.size) < self._least:
             raise TrainingError(
                 f"{path} is {photo.width}x{photo.height}; training on crops of "
-                f"{self.config.crop} needs {self.config.crop + 2 * MARGIN} pixels a side."
+                f"{self._least - 2 * MARGIN} needs {self._least} pixels a side."
             )
         return [photo, photo.reduce(2), photo.reduce(4)]
 
@@ -268,52 +320,3 @@ def _texture(photo: Image.Image, place: tuple[int, int], span: int) -> float:
 
 def _to_bytes(image: Tensor) -> Tensor:
     return (image * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def batches(pairs: PairBlocks, batch: int, first_step: int, workers: int = 1) -> Iterator[Pairs]:
-    """Endless batches from step `first_step` on; a function of (seed, step) alone.
-
-    Yields:
-        Pairs of float32 in [-1, 1] on the stream's device.
-
-    Raises:
-        TrainingError: `batch` does not divide a block, or a photo is unreadable or too small.
-    """
-    config = pairs.config
-    if config.pairs_per_block % batch:
-        raise TrainingError(
-            f"batch is {batch}, expected a divisor of pairs_per_block ({config.pairs_per_block})."
-        )
-    per_block = config.pairs_per_block * config.reuse // batch
-    first_block, skip = divmod(first_step, per_block)
-    if workers > 1 and multiprocessing.get_start_method() == "fork":
-        pairs.preload()
-    loader: DataLoader[_Item] = DataLoader(
-        pairs,
-        batch_size=None,
-        sampler=range(first_block, 2**31),
-        num_workers=workers,
-        prefetch_factor=1 if workers else None,
-        persistent_workers=workers > 0,
-    )
-    for block, item in enumerate(loader, start=first_block):
-        if isinstance(item, TrainingError):
-            raise item
-        block_pairs = item.blur(pairs.device) if isinstance(item, SharpBlock) else item
-        generator = torch.Generator().manual_seed(block * 1_000_003 + config.seed)
-        order = torch.cat(
-            [torch.randperm(len(block_pairs.psf), generator=generator) for _ in range(config.reuse)]
-        )
-        for step in range(per_block):
-            turns = int(torch.randint(0, 8, (1,), generator=generator))
-            if step < skip:
-                continue
-            index = order[step * batch : (step + 1) * batch].to(block_pairs.psf.device)
-            blurred, sharp, psf = (_turn(values[index], turns) for values in block_pairs)
-            yield Pairs(blurred.float() / 127.5 - 1, sharp.float() / 127.5 - 1, psf)
-        skip = 0
-
-
-def _turn(images: Tensor, turns: int) -> Tensor:
-    images = torch.rot90(images, turns % 4, (-2, -1))
-    return (images.flip(-1) if turns >= 4 else images).contiguous()

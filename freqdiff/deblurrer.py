@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 
@@ -14,7 +15,8 @@ from freqdiff import self_check
 from freqdiff.checkpoint import load_model
 from freqdiff.denoiser import Denoiser
 from freqdiff.errors import FreqDiffError, InputError
-from freqdiff.sampler import FrameSampler, Sample
+from freqdiff.regions import plan_regions, region_pixels, sample_regions
+from freqdiff.sampler import FrameSampler, Request, Sample
 from freqdiff.self_check import SelfCheck
 from freqdiff.tiling import smallest_tile
 
@@ -112,6 +114,8 @@ class Deblurrer(nn.Module):
         ensemble: int = 1,
         keep_band: bool = True,
         check: bool = False,
+        camera: Tensor | None = None,
+        max_memory: int | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> FrameResult:
         """Deblur one photo.
@@ -126,11 +130,17 @@ class Deblurrer(nn.Module):
                 photo, which takes as many times as long (self-ensemble, Timofte et al. 2016).
             keep_band: tie the mean colour of large cells to the input, see `tie_low_band`.
             check: compare the result, blurred again, with the photo, see `self_check`.
+            camera: (6,) settings that the photo was taken with, as of
+                `photo_settings.camera_vector`, for models that use them; None: nothing is known.
+            max_memory: most bytes that this process may use on a CPU: photos for which that is too
+                little are sampled region by region, which takes longer and gives the same result.
+                None: most of what is free.
             callback: called with (tiles done, tiles in all) over all steps; what it raises ends
                 the work.
 
         Raises:
-            InputError: a wrong shape or option, or a tile too small for the model.
+            InputError: a wrong shape or option, a tile too small for the model, or too little
+                memory.
             FreqDiffError: the model gave NaN or infinity.
         """
         started = time.perf_counter()
@@ -144,8 +154,12 @@ class Deblurrer(nn.Module):
         largest = tile or _automatic_tile(image, smallest, self.device.type)
         image = image.to(self.device, torch.float32)
 
+        size = (image.shape[2], image.shape[3])
+        pixels = region_pixels(size, max_memory) if self.device.type == "cpu" else math.inf
+        ran_out = False
+
         def sample(turns: int) -> Sample:
-            nonlocal largest
+            nonlocal largest, pixels, ran_out
             done = turns * ensemble // 8
 
             def report(tiles: int, total: int) -> None:
@@ -155,14 +169,26 @@ class Deblurrer(nn.Module):
             turned = _turn(image, turns)
             while True:
                 try:
-                    return self._sampler(turned, steps, seed, largest, report, check and not turns)
-                except torch.OutOfMemoryError as error:
-                    largest = min(largest, max(image.shape[-2:])) // 2
-                    if largest < smallest:
-                        raise FreqDiffError(
-                            f"The memory of {self.device} is too small for model {self.name!r}: "
-                            "free some, or use device='cpu' or a smaller model."
-                        ) from error
+                    regions = plan_regions(
+                        size if turns % 2 == 0 else size[::-1], pixels, config, steps
+                    )
+                except InputError as error:
+                    if not ran_out:
+                        raise
+                    raise FreqDiffError(
+                        f"The memory of {self.device} is too small for model {self.name!r}: "
+                        "free some, or use device='cpu' or a smaller model."
+                    ) from error
+                request = Request(steps, seed, largest, check and not turns, camera)
+                try:
+                    return sample_regions(self._sampler, turned, regions, request, report)
+                except torch.OutOfMemoryError:
+                    # Tiles first: the memory of conditioning falls with the regions alone.
+                    ran_out, shorter = True, min(largest, max(size)) // 2
+                    if shorter >= smallest:
+                        largest = shorter
+                    else:
+                        pixels = min(pixels, size[0] * size[1]) / 2
                     torch.cuda.empty_cache()
 
         first = sample(0)

@@ -54,11 +54,17 @@ class Denoiser(nn.Module):
         with torch.autocast(y.device.type, enabled=False):
             return wiener(y, blur), blur
 
-    def condition(self, y: Tensor) -> ConditionMaps:
-        """Anchor, c_freq and the other maps of y (B, 3, H, W) in [-1, 1]; once per photo."""
+    def condition(
+        self, y: Tensor, camera: Tensor | None = None, spectrum: Tensor | None = None
+    ) -> ConditionMaps:
+        """Anchor, c_freq and the other maps of y (B, 3, H, W) in [-1, 1]; once per photo.
+
+        `camera` (B, 6) as of `photo_settings.camera_vector` is for models that use it, `spectrum`
+        (B, 24) as of `spectral.global_features` for a y that is a part of a photo.
+        """
         grey = spectral.grey(y.float())
         anchor, blur = self.anchor(y, grey)
-        maps: ConditionMaps = self.unet.condition(y, grey, anchor)
+        maps: ConditionMaps = self.unet.condition(y, grey, anchor, camera, spectrum)
         return dataclasses.replace(maps, blur=blur)
 
     def denoise(
@@ -70,11 +76,13 @@ class Denoiser(nn.Module):
         raw, gate = self.unet(c.network_input(x_t, maps.anchor), t, maps, origin)
         return c.denoised(raw, gate, x_t, maps.anchor)
 
-    def forward(self, x_t: Tensor | None, t: Tensor, y: Tensor) -> Prediction:
+    def forward(
+        self, x_t: Tensor | None, t: Tensor, y: Tensor, camera: Tensor | None = None
+    ) -> Prediction:
         """Everything from the photo itself; without x_t the anchor alone."""
         grey = spectral.grey(y.float())
         anchor, blur = self.anchor(y, grey)
         if x_t is None:
             return Prediction(anchor, blur, None)
-        maps = self.unet.condition(y, grey, anchor)
+        maps = self.unet.condition(y, grey, anchor, camera)
         return Prediction(anchor, blur, self.denoise(x_t, t, maps))

@@ -1,6 +1,6 @@
 """Measuring a model: blurred and sharp pairs, sharp photos, and synthetic blur.
 
-PSNR and SSIM are those of `freqdiff.metrics.compare`: of the result rounded to 8 bit.
+PSNR and SSIM are of the result rounded to 8 bit, compared by one of `freqdiff.protocol`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ import torch
 from torch import Tensor
 
 from blursynth.physics import synthesize
-from freqdiff.alignment import BORDER, align
 from freqdiff.api import deblur_opened
 from freqdiff.batch import make_folder
 from freqdiff.deblurrer import Deblurrer
+from freqdiff.downstream import Answers, Task
 from freqdiff.errors import InputError
 from freqdiff.images import OpenedImage, open_image
-from freqdiff.metrics import compare
 from freqdiff.photo import Photo, write_photo
-from freqdiff.reading import Reader, Reading, compare_readings
+from freqdiff.protocol import PROTOCOLS, Scores
 
 METRICS = ("psnr_rgb", "psnr_y", "ssim_matlab3d")
-Scores = dict[str, float]
+"""Those of most protocols; others have another SSIM."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,7 @@ class ImageScore:
             1/255.
         changed: False where the model returned its input.
         seconds: wall time of the model.
-        reading: what could be read; None if that was not asked for.
+        answers: of a program that looks at photos; None if that was not asked for.
     """
 
     name: str
@@ -72,16 +71,16 @@ class ImageScore:
     colour_shift: float
     changed: bool
     seconds: float
-    reading: Reading | None = None
+    answers: Answers | None = None
 
     @property
     def gain(self) -> Scores:
         """`output - input`; not a number where one of them is infinite."""
         return {
-            name: self.output[name] - self.input[name]
-            if math.isfinite(self.output[name]) and math.isfinite(self.input[name])
+            name: after - self.input[name]
+            if math.isfinite(after) and math.isfinite(self.input[name])
             else math.nan
-            for name in METRICS
+            for name, after in self.output.items()
         }
 
 
@@ -134,8 +133,8 @@ def measure(
     tile: int | Literal["auto"] = "auto",
     ensemble: int = 1,
     save: Path | None = None,
-    aligned: bool = False,
-    reader: Reader | None = None,
+    protocol: str = "plain",
+    task: Task | None = None,
 ) -> ImageScore:
     """Deblur one sample and compare it with the truth.
 
@@ -144,12 +143,12 @@ def measure(
         model: the model to measure.
         steps, seed, tile, ensemble: see `freqdiff.deblur`.
         save: a folder; the result is written to it as PNG.
-        reader: also compare what it reads.
-        aligned: compare input and result each at the shift that suits it best, see `alignment`.
+        protocol: one of `freqdiff.protocol.PROTOCOLS`, for the input and the result alike.
+        task: also ask its program about the truth, the input and the result.
 
     Raises:
         OutputError: the result cannot be written.
-        InputError: the photo is too small to be aligned.
+        InputError: the photo is too small for the protocol, or cannot be registered.
     """
     opened = sample.opened
     rgb, details = deblur_opened(
@@ -164,6 +163,7 @@ def measure(
     # As in a saved file: rounded, and grey photos stay grey.
     restored = open_image(opened.restore_photo(rgb).pixels if opened.photo else rgb[0]).rgb[0]
     blurred = opened.rgb[0]
+    compare = PROTOCOLS[protocol]
     same = {"psnr_rgb": math.inf, "psnr_y": math.inf, "ssim_matlab3d": 1.0}
     truth = blurred if sample.sharp is None else sample.sharp
     shift = (restored.double().mean((1, 2)) - blurred.double().mean((1, 2))).abs().max()
@@ -173,30 +173,20 @@ def measure(
         save_png(save / name, result)
         if sample.save_input:
             save_png((save / name).with_suffix(".input.png"), _as_photo(blurred))
-    reading = None if reader is None else compare_readings(reader, truth, blurred, restored)
+    answers = None
+    if task is not None:
+        answers = Answers(*(task.observe(image) for image in (truth, blurred, restored)))
     return ImageScore(
         name=sample.name,
         sharp=sample.sharp_name,
         size=(truth.shape[-1], truth.shape[-2]),
-        input=same if sample.sharp is None else _compare(blurred, truth, aligned),
-        output=_compare(restored, truth, aligned),
+        input=same if sample.sharp is None else compare(blurred, truth),
+        output=compare(restored, truth),
         colour_shift=255 * float(shift),
         changed=details.changed,
         seconds=details.seconds,
-        reading=reading,
+        answers=answers,
     )
-
-
-def _compare(image: Tensor, truth: Tensor, aligned: bool) -> Scores:
-    if not aligned:
-        return compare(image, truth)
-    least = 2 * BORDER + 11
-    if min(truth.shape[1:]) < least:
-        raise InputError(
-            f"A photo of {truth.shape[2]} x {truth.shape[1]} pixels is too small to be compared up "
-            f"to a shift: it needs {least} on each side, so leave it out or do not align."
-        )
-    return compare(*align(image, truth)[:2])
 
 
 def save_png(path: Path, photo: Photo) -> None:

@@ -35,11 +35,13 @@ class OpenedImage:
         rgb: (B, 3, H, W) float32 on the CPU in [0, 1], contiguous; grey has three equal channels.
         photo: the photo file, if a path was given.
         notes: conversions that were needed, for people.
+        exif: the Exif block of a photo file or a Pillow image.
     """
 
     rgb: Tensor
     photo: Photo | None
     notes: tuple[str, ...]
+    exif: bytes | None
     _colour: Tensor
     _finish: Callable[[Tensor], ImageOutput]
 
@@ -130,7 +132,8 @@ def _open_photo(photo: Photo) -> OpenedImage:
         return result
 
     colour = _from_array(photo.pixels)
-    return _opened(colour, finish, f"{str(photo.path)!r}", photo, photo.notes)
+    name, exif = f"{str(photo.path)!r}", photo.metadata.exif
+    return _opened(colour, finish, name, photo, photo.notes, exif)
 
 
 def _open_pillow(image: Image.Image) -> OpenedImage:
@@ -153,7 +156,8 @@ def _open_pillow(image: Image.Image) -> OpenedImage:
         result.info.update({key: kept[key] for key in keys if kept.get(key) is not None})
         return result
 
-    return _opened(_from_array(pixels), finish, "the Pillow image", None, notes)
+    exif = image.info.get("exif")
+    return _opened(_from_array(pixels), finish, "the Pillow image", None, notes, exif)
 
 
 def _open_array(array: NDArray[Any]) -> OpenedImage:
@@ -208,6 +212,7 @@ def _opened(
     name: str,
     photo: Photo | None,
     notes: tuple[str, ...],
+    exif: bytes | None = None,
 ) -> OpenedImage:
     """Check the values of ``colour`` (B, 1 or 3, H, W) and build the float picture."""
     rgb = colour.expand(-1, 3, -1, -1).to(
@@ -225,7 +230,7 @@ def _opened(
         if low < 0 or high > 1:
             rgb.clamp_(0, 1)
             colour = colour.clamp(0, 1)
-    return OpenedImage(rgb=rgb, photo=photo, notes=notes, _colour=colour, _finish=finish)
+    return OpenedImage(rgb=rgb, photo=photo, notes=notes, exif=exif, _colour=colour, _finish=finish)
 
 
 def _check_finite(values: Tensor, name: str) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -33,14 +34,17 @@ def training_loss(
         generator: on the CPU; source of noise levels and noise.
         anchor_only: the anchor's part alone.
     """
-    y, x0, psf = pairs
+    y, x0, psf = pairs[:3]
     t, a = diffusion.sample_timesteps(len(y), config.terminal_share, generator)
     seed = int(torch.randint(2**62, (), generator=generator))
     on_device = torch.Generator(y.device).manual_seed(seed)
     noise = torch.randn(y.shape, generator=on_device, device=y.device)
     levels = a.to(y)[:, None, None, None]
     x_t = levels * x0 + (1 - levels**2).clamp_min(0).sqrt() * noise
-    prediction = model(None if anchor_only else x_t, t.to(y.device), y)
+    inputs = [None if anchor_only else x_t, t.to(y.device), y]
+    if model_config.camera:
+        inputs.append(_forget(pairs.camera, config.camera_dropout, generator))
+    prediction = model(*inputs)
     r = model_config.residual_std
     weight = y.new_ones(len(y))
     if config.relative_floor is not None:
@@ -61,6 +65,13 @@ def training_loss(
     high = (t >= 600).to(y)
     spectrum: Tensor = torch.fft.rfft2(error, norm="ortho").abs().mean((1, 2, 3))
     return total + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
+
+
+def _forget(camera: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Settings (B, 6) of which some are not known: of a photo all of them, of the others some."""
+    chance = torch.rand((len(camera), 1 + camera.shape[1]), generator=generator) < share
+    forgotten = chance[:, :1] | chance[:, 1:]
+    return camera.masked_fill(forgotten.to(camera.device), math.nan)
 
 
 def _power(values: Tensor) -> Tensor:

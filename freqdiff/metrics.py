@@ -79,6 +79,32 @@ def compare(output: Tensor, sharp: Tensor) -> dict[str, float]:
     }
 
 
+def compare_inside(image: Tensor, truth: Tensor, mask: Tensor) -> dict[str, float]:
+    """PSNR and SSIM where a mask is 1, of values that are not rounded: the protocol of RealBlur.
+
+    Args:
+        image, truth: (3, H, W) floating in [0, 1]; the image may reach beyond a little.
+        mask: (1, H, W), 1 where the pixels count and 0 elsewhere.
+
+    Returns:
+        `psnr_rgb` and `psnr_y` in dB, and `ssim_skimage_gaussian`: the mean of its map where the
+        mask is 1.
+    """
+    a, b = (255 * mask * values.double() for values in (image, truth))
+    count = float(mask.double().sum())
+    error = (a - b).square().sum()
+    luma = torch.tensordot(a.new_tensor(_Y_WEIGHTS), a - b, dims=1).square().sum()
+    return {
+        "psnr_rgb": _decibels(float(error) / (3 * count)),
+        "psnr_y": _decibels(float(luma) / count),
+        "ssim_skimage_gaussian": _mean_ssim(a, b, _gaussian(), inside=True, mask=mask.double()[0]),
+    }
+
+
+def _decibels(mse: float) -> float:
+    return 10 * math.log10(255**2 / mse) if mse > 0 else math.inf
+
+
 def _psnr(a: Tensor, b: Tensor, convention: PsnrConvention) -> float:
     total = torch.zeros((), dtype=torch.float64, device=a.device)
     count = 0
@@ -89,8 +115,7 @@ def _psnr(a: Tensor, b: Tensor, convention: PsnrConvention) -> float:
             error = torch.tensordot(error.new_tensor(_Y_WEIGHTS), error, dims=1)
         total += error.square_().sum()
         count += error.numel()
-    mse = float(total) / count
-    return 10 * math.log10(255**2 / mse) if mse > 0 else math.inf
+    return _decibels(float(total) / count)
 
 
 def _ssim(a: Tensor, b: Tensor, convention: SsimConvention) -> float:
@@ -116,8 +141,9 @@ def _mean_ssim(
     inside: bool = False,
     mix_colours: bool = False,
     covariance_scale: float = 1.0,
+    mask: Tensor | None = None,
 ) -> float:
-    """Mean of the SSIM map of two stacks of planes (C, H, W).
+    """Mean of the SSIM map of two stacks of planes (C, H, W), weighted with `mask` (H, W).
 
     `taps` is the window along each axis; windows that reach over the border see its pixel repeated,
     or are left out with `inside`. `mix_colours` extends the window over the planes.
@@ -129,21 +155,26 @@ def _mean_ssim(
             f"got {width}x{height}; use the convention 'matlab3d' or 'rgb' for so small an image"
         )
     margin = len(taps) // 2 if inside else 0
-    rows = [_filter(height, s, e, taps, a.device) for s, e in _spans(height, margin)]
-    columns = [_filter(width, s, e, taps, a.device) for s, e in _spans(width, margin)]
+    rows = [(slice(*s), *_filter(height, *s, taps, a.device)) for s in _spans(height, margin)]
+    columns = [(slice(*s), *_filter(width, *s, taps, a.device)) for s in _spans(width, margin)]
     mix = _filter(planes, 0, planes, taps, a.device)[1] if mix_colours else None
 
     total = torch.zeros((), dtype=torch.float64, device=a.device)
-    for row_slice, row_filter in rows:
-        for column_slice, column_filter in columns:
+    for down, row_slice, row_filter in rows:
+        for across, column_slice, column_filter in columns:
             x = a[:, row_slice, column_slice].double()
             y = b[:, row_slice, column_slice].double()
             moments = torch.stack((x, y, x * y, x.square() + y.square()))
             moments = row_filter @ moments @ column_filter.T
             if mix is not None:
                 moments = (mix @ moments.flatten(2)).view_as(moments)
-            total += _ssim_map(moments, covariance_scale).sum()
-    return float(total) / (planes * (height - 2 * margin) * (width - 2 * margin))
+            values = _ssim_map(moments, covariance_scale)
+            if mask is not None:
+                values = values * mask[down, across]
+            total += values.sum()
+    if mask is None:
+        return float(total) / (planes * (height - 2 * margin) * (width - 2 * margin))
+    return float(total / (planes * mask[margin : height - margin, margin : width - margin].sum()))
 
 
 def _ssim_map(moments: Tensor, covariance_scale: float) -> Tensor:

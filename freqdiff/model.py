@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from freqdiff import diffusion, spectral
 from freqdiff.blur_filter import CELL, BlurField
 from freqdiff.layers import ChannelNorm, add_residual, add_to, zero_layer
+from freqdiff.photo_settings import VECTOR_SIZE
 from freqdiff_kernels import ops
 
 Condition = Literal["freq+spatial", "freq", "spatial"]
@@ -32,6 +34,7 @@ class ModelConfig:
             one is the middle) and on the way up (one entry fewer).
         attention: levels (0 = finest) whose blocks end with halo attention.
         condition: what the network sees of the blurred photo: its spectra, itself, or both.
+        taper, phase: of the spectra, see `spectral.window_features`.
         objective: what the network's output means, see `diffusion.coefficients`.
         anchor: what the diffusion starts from: the blurred photo ("input"), or the Wiener filter of
             it with an estimated blur ("wiener").
@@ -39,6 +42,7 @@ class ModelConfig:
             16 and 32 pixels.
         residual_std: r of the anchored objective.
         embedding: width of the time embedding.
+        camera: whether the network may be told the settings of the camera.
         default_steps: sampling steps when the user does not choose.
     """
 
@@ -48,12 +52,15 @@ class ModelConfig:
     decoder_blocks: tuple[int, ...] = (3,)
     attention: tuple[int, ...] = ()
     condition: Condition = "freq+spatial"
+    taper: Literal["hann", "none"] = "hann"
+    phase: bool = True
     objective: diffusion.Objective = "anchored"
     anchor: Anchor = "wiener"
     blur_channels: tuple[int, ...] = (32, 48, 64, 96)
     blur_blocks: tuple[int, ...] = (0, 1, 1, 1)
     residual_std: float = 0.1
     embedding: int = 64
+    camera: bool = False
     default_steps: int = 1
 
     def __post_init__(self) -> None:
@@ -65,6 +72,8 @@ class ModelConfig:
             )
         if self.condition not in ("freq+spatial", "freq", "spatial"):
             raise ValueError(f"condition is {self.condition!r}, not a known one.")
+        if self.taper not in ("hann", "none"):
+            raise ValueError(f"taper is {self.taper!r}, expected 'hann' or 'none'.")
         if self.objective not in diffusion.OBJECTIVES:
             raise ValueError(f"objective is {self.objective!r}, not one of {diffusion.OBJECTIVES}.")
         if self.anchor not in ("wiener", "input"):
@@ -125,6 +134,7 @@ CONFIGS = {
         decoder_blocks=(4, 2),
         attention=(1, 2),
         embedding=128,
+        camera=True,
         default_steps=8,
     ),
 }
@@ -138,6 +148,7 @@ def as_in_paper(config: ModelConfig) -> ModelConfig:
         objective="epsilon",
         condition="freq",
         anchor="input",
+        camera=False,
         default_steps=10,
     )
 
@@ -185,6 +196,28 @@ class Block(nn.Module):
         return x if self.attention is None else self.attention(x, origin)
 
 
+class CameraEmbedding(nn.Module):
+    """Settings of the camera -> their share of the embedding.
+
+    A setting enters as its value and a one, or as two zeros where it is not known; so what is
+    learned for the zeros is what it means not to know it.
+    """
+
+    def __init__(self, embedding: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(2 * VECTOR_SIZE, embedding)
+        self.output = nn.Linear(embedding, embedding)
+        zero_layer(self.output)
+
+    def forward(self, settings: Tensor) -> Tensor:
+        """(B, 6) of `photo_settings.camera_vector` -> (B, E)."""
+        known = torch.isfinite(settings)
+        values = torch.where(known, settings, 0).clamp(-2, 2)
+        both = torch.cat((values, known), 1).to(self.input.weight.dtype)
+        result: Tensor = self.output(F.silu(self.input(both)))
+        return result
+
+
 @dataclasses.dataclass(frozen=True)
 class ConditionMaps:
     """What depends on the blurred photo only: computed once per frame, cut for tiles, reused.
@@ -192,7 +225,7 @@ class ConditionMaps:
     Attributes:
         anchor: (B, 3, H, W) what the diffusion starts from.
         levels: one (B, C_l, H / p_l, W / p_l) per encoder level of pitch p_l.
-        embedding: (B, E) share of the global spectrum in the time embedding.
+        embedding: (B, E) share of global spectrum and camera in the time embedding.
         blur: what the anchor undid, of the whole frame; None for the photo itself.
     """
 
@@ -229,6 +262,7 @@ class FreqDiffUNet(nn.Module):
         self.time = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU())
         self.time_out = nn.Linear(embedding, embedding)
         self.spectrum = nn.Linear(spectral.GLOBAL_FEATURES, embedding)
+        self.camera = CameraEmbedding(embedding) if config.camera else None
         self.gate = nn.Linear(embedding, 1)
         self.encoder = nn.ModuleList(
             nn.ModuleList(Block(w, embedding, level in config.attention) for _ in range(count))
@@ -248,13 +282,22 @@ class FreqDiffUNet(nn.Module):
         for layer in (self.output, self.gate, self.spectrum):
             zero_layer(layer)
 
-    def condition(self, y: Tensor, grey: Tensor, anchor: Tensor) -> ConditionMaps:
+    def condition(
+        self,
+        y: Tensor,
+        grey: Tensor,
+        anchor: Tensor,
+        camera: Tensor | None = None,
+        spectrum: Tensor | None = None,
+    ) -> ConditionMaps:
         """Maps of a blurred photo.
 
         Args:
             y: (B, 3, H, W) in [-1, 1]; H and W are multiples of the alignment.
             grey: `spectral.grey` of it, in float32.
             anchor: where the diffusion starts, (B, 3, H, W) in [-1, 1].
+            camera: (B, 6) as of `photo_settings.camera_vector`; None: nothing is known of it.
+            spectrum: `spectral.global_features` of the whole photo, if y is a part of it.
         """
         dtype = self.input_y.weight.dtype
         spatial, frequency = (part in self.config.condition for part in ("spatial", "freq"))
@@ -262,7 +305,10 @@ class FreqDiffUNet(nn.Module):
         for level, project in enumerate(self.project):
             pitch = PITCH * 2**level
             if frequency:
-                maps = project(spectral.window_features(grey, pitch).to(dtype))
+                features = spectral.window_features(
+                    grey, pitch, self.config.taper, self.config.phase
+                )
+                maps = project(features.to(dtype))
             else:
                 rows, columns = y.shape[2] // pitch, y.shape[3] // pitch
                 maps = y.new_zeros((len(y), self.config.channels[level], rows, columns))
@@ -273,8 +319,12 @@ class FreqDiffUNet(nn.Module):
                 change = F.pixel_unshuffle((anchor - y).to(dtype), PITCH)
                 maps = add_to(self.input_anchor(change), maps)
             levels.append(maps)
-        embedding = self.spectrum(spectral.global_features(grey).to(dtype))
-        return ConditionMaps(anchor, tuple(levels), embedding * float(frequency))
+        spectrum = spectral.global_features(grey) if spectrum is None else spectrum
+        embedding = self.spectrum(spectrum.to(dtype)) * float(frequency)
+        if self.camera is not None:
+            unknown = y.new_full((len(y), VECTOR_SIZE), math.nan)
+            embedding = embedding + self.camera(unknown if camera is None else camera)
+        return ConditionMaps(anchor, tuple(levels), embedding)
 
     def forward(
         self, z: Tensor, t: Tensor, maps: ConditionMaps, origin: tuple[int, int] = (0, 0)

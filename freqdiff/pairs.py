@@ -30,7 +30,7 @@ def photos_in(folder: Path) -> list[Path]:
     found = find_photos(folder, recursive=True)
     if not found:
         raise InputError(f"The folder {str(folder)!r} holds no photos: give another one.")
-    return sorted(found, key=lambda path: _natural(key(path, folder)))
+    return sorted(found, key=lambda path: natural(key(path, folder)))
 
 
 def key(path: Path, folder: Path) -> str:
@@ -95,7 +95,7 @@ def _longest_start(name: str, candidates: list[str]) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """Sort key that compares runs of digits as numbers."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

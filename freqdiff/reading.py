@@ -5,8 +5,7 @@ The text of the sharp photo, as the same program reads it, is the truth.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,21 +15,6 @@ from freqdiff.errors import InputError
 
 Reader = Callable[[Tensor], str]
 """Text of an image (3, H, W) in [0, 1], top to bottom, without spaces."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """Character accuracy against the sharp photo's text.
-
-    Attributes:
-        characters: of the sharp photo's text; 0 where nothing was read off it.
-        input, output: 1 - edit distance / characters, at least 0, of the blurred photo and of the
-            result.
-    """
-
-    characters: int
-    input: float
-    output: float
 
 
 def rapid_reader() -> Reader:
@@ -44,7 +28,7 @@ def rapid_reader() -> Reader:
     except ImportError as error:
         raise InputError(
             "Reading text needs the package rapidocr-onnxruntime: install it with "
-            'pip install "freqdiff-deblur[ocr]".'
+            'pip install "freqdiff-deblur[downstream]".'
         ) from error
     engine = RapidOCR()
 
@@ -78,13 +62,14 @@ def in_order(found: list[tuple[list[list[float]], str]]) -> str:
     return "".join("".join(text.split()) for *_, text in ordered)
 
 
-def compare_readings(reader: Reader, sharp: Tensor, blurred: Tensor, result: Tensor) -> Reading:
-    """Read all three and compare."""
-    truth = reader(sharp)
-    if not truth:
-        return Reading(0, 0.0, 0.0)
-    before, after = (character_accuracy(reader(image), truth) for image in (blurred, result))
-    return Reading(len(truth), before, after)
+def score(truths: Sequence[str], texts: Sequence[str]) -> float | None:
+    """Character accuracy over all photos; None where none of them holds text."""
+    characters = sum(map(len, truths))
+    if not characters:
+        return None
+    pairs = zip(texts, truths, strict=True)
+    right = sum(len(truth) * character_accuracy(text, truth) for text, truth in pairs if truth)
+    return right / characters
 
 
 def character_accuracy(text: str, truth: str) -> float:

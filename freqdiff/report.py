@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from freqdiff.evaluate import METRICS, ImageScore, Scores, mean
+from freqdiff import downstream
+from freqdiff.downstream import Task
+from freqdiff.evaluate import ImageScore, mean
+from freqdiff.protocol import Scores
 
-_TITLES = {"psnr_rgb": "PSNR RGB", "psnr_y": "PSNR Y", "ssim_matlab3d": "SSIM matlab3d"}
-_DIGITS = {"psnr_rgb": 2, "psnr_y": 2, "ssim_matlab3d": 4}
 
-
-def summarize(kind: str, scores: Sequence[ImageScore], facts: dict[str, Any]) -> dict[str, Any]:
+def summarize(
+    kind: str, scores: Sequence[ImageScore], facts: dict[str, Any], task: Task | None = None
+) -> dict[str, Any]:
     """The results as one JSON object; infinite numbers become null.
 
     Args:
         kind: "pairs", "unharmed" or "synthetic".
         scores: at least one photo.
         facts: model, settings and where it ran.
+        task: what gave the answers.
 
     Returns:
         Means over the photos with finite values under `input`, `output` and `gain` (all null for
         "unharmed", where the input is the truth), the lowest PSNR of a result under `worst`, the
-        median of the photos' `seconds_per_megapixel` (the first one also warms up), and the scores
-        of each photo under `images`.
+        median of the photos' `seconds_per_megapixel` (the first one also warms up), the scores of
+        each photo under `images`, and with a task its summary under `downstream`.
     """
     gains = [score.gain for score in scores]
     shifts = [score.colour_shift for score in scores]
@@ -37,29 +39,29 @@ def summarize(kind: str, scores: Sequence[ImageScore], facts: dict[str, Any]) ->
         "count": len(scores),
         "input": _means([score.input for score in scores]),
         "output": _means([score.output for score in scores]),
-        "gain": dict.fromkeys(METRICS) if harmless else _means(gains),
+        "gain": dict.fromkeys(scores[0].output) if harmless else _means(gains),
         "worst": {"psnr_rgb": _finite(min(score.output["psnr_rgb"] for score in scores))},
         "colour_shift": {"mean": mean(shifts), "worst": max(shifts)},
         "unchanged": sum(not score.changed for score in scores),
         "seconds_per_megapixel": statistics.median(speeds),
         **facts,
-        **_readings(scores),
-        "images": [_image(score, harmless) for score in scores],
+        **_downstream(scores, task),
+        "images": [_image(score, harmless) | _downstream([score], task) for score in scores],
     }
 
 
 def table(report: dict[str, Any]) -> str:
     """The report for people."""
-    count, steps = report["count"], report["steps"]
+    count, steps, metrics = report["count"], report["steps"], report["output"]
     lines = [
         f"{report['kind']}: {count} photo{'s' * (count != 1)}, model {report['model']} "
         f"({report['model_sha256'][:12]}), {steps} step{'s' * (steps != 1)} on "
         f"{report['device_name']}",
         "",
-        f"{'':<10}" + "".join(f"{title:>15}" for title in _TITLES.values()),
+        f"{'':<10}" + "".join(f"{_title(name):>15}" for name in metrics),
     ]
     for row in ("input", "output", "gain"):
-        cells = [_cell(report[row][name], _DIGITS[name], row == "gain") for name in METRICS]
+        cells = [_cell(report[row][name], _digits(name), row == "gain") for name in metrics]
         lines.append(f"{row:<10}" + "".join(f"{cell:>15}" for cell in cells))
     shift = report["colour_shift"]
     lines += [
@@ -69,47 +71,22 @@ def table(report: dict[str, Any]) -> str:
         f"returned unchanged: {report['unchanged']} of {count}",
         f"{report['seconds_per_megapixel']:.2f} s per megapixel",
     ]
-    if text := report.get("ocr"):
-        lines.append(
-            f"characters read right, of {text['characters']} on {text['photos']} photos: "
-            f"{_percent(text['input'])} -> {_percent(text['output'])}, "
-            f"{_percent(text['recovered'])} of the loss recovered"
-        )
+    if summary := report.get("downstream"):
+        lines.append(downstream.line(summary))
     return "\n".join(lines)
 
 
-def _readings(scores: Sequence[ImageScore]) -> dict[str, Any]:
-    """Character accuracy over all text, and the share of the loss that the results give back."""
-    readings = [score.reading for score in scores if score.reading is not None]
-    if not readings:
-        return {}
-    characters = sum(reading.characters for reading in readings)
-    before, after = (
-        sum(reading.characters * getattr(reading, name) for reading in readings) / characters
-        if characters
-        else None
-        for name in ("input", "output")
-    )
-    recovered = None
-    if before is not None and after is not None and before < 1:
-        recovered = (after - before) / (1 - before)
-    return {
-        "ocr": {
-            "characters": characters,
-            "photos": sum(reading.characters > 0 for reading in readings),
-            "input": before,
-            "output": after,
-            "recovered": recovered,
-        }
-    }
+def _downstream(scores: Sequence[ImageScore], task: Task | None) -> dict[str, Any]:
+    answers = [score.answers for score in scores if score.answers is not None]
+    return {"downstream": downstream.summarize(task, answers)} if task and answers else {}
 
 
 def _means(scores: Sequence[Scores]) -> dict[str, float | None]:
-    return {name: mean([score[name] for score in scores]) for name in METRICS}
+    return {name: mean([score[name] for score in scores]) for name in scores[0]}
 
 
 def _image(score: ImageScore, harmless: bool) -> dict[str, Any]:
-    gain = dict.fromkeys(METRICS) if harmless else _nulls(score.gain)
+    gain = dict.fromkeys(score.output) if harmless else _nulls(score.gain)
     return {
         "name": score.name,
         "sharp": score.sharp,
@@ -121,7 +98,6 @@ def _image(score: ImageScore, harmless: bool) -> dict[str, Any]:
         "colour_shift": score.colour_shift,
         "changed": score.changed,
         "seconds": score.seconds,
-        **({} if score.reading is None else {"ocr": dataclasses.asdict(score.reading)}),
     }
 
 
@@ -133,8 +109,15 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f}%"
+def _title(metric: str) -> str:
+    """`ssim_skimage_gaussian` -> "SSIM gaussian"."""
+    measure, _, convention = metric.partition("_")
+    convention = convention.removeprefix("skimage_")
+    return f"{measure.upper()} {convention.upper() if measure == 'psnr' else convention}"
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric.startswith("psnr") else 4
 
 
 def _cell(value: float | None, digits: int, signed: bool = False) -> str:

@@ -95,8 +95,12 @@ def check_seed(seed: int) -> None:
         raise InputError(f"seed is {seed!r}, expected a whole number from 0.")
 
 
-def frame_noise(seed: int, height: int, width: int, stream: int = 0) -> Tensor:
+def frame_noise(
+    seed: int, height: int, width: int, stream: int = 0, origin: tuple[int, int] = (0, 0)
+) -> Tensor:
     """Standard normal noise (1, 3, H, W) of a frame, channels-last, float32 on the CPU.
+
+    With an `origin` (y, x) it is that of a part of the frame that begins there.
 
     Each absolute block of 256 px has a generator of its own, seeded with (seed, stream, block), so
     the noise at a pixel does not depend on frame size, tiling, batch order or device.
@@ -115,10 +119,17 @@ def frame_noise(seed: int, height: int, width: int, stream: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(state)
         block = torch.randn((NOISE_BLOCK, NOISE_BLOCK, 3), generator=generator)
         with torch.inference_mode(inference):
-            part = frame[0, :, y : y + NOISE_BLOCK, x : x + NOISE_BLOCK]
+            left_out = max(top - y, 0), max(left - x, 0)
+            y, x = max(y - top, 0), max(x - left, 0)
+            block = block[left_out[0] :, left_out[1] :]
+            part = frame[0, :, y : y + block.shape[0], x : x + block.shape[1]]
             part.copy_(block[: part.shape[1], : part.shape[2]].permute(2, 0, 1))
 
-    corners = itertools.product(range(0, height, NOISE_BLOCK), range(0, width, NOISE_BLOCK))
+    top, left = origin
+    corners = itertools.product(
+        range(top // NOISE_BLOCK * NOISE_BLOCK, top + height, NOISE_BLOCK),
+        range(left // NOISE_BLOCK * NOISE_BLOCK, left + width, NOISE_BLOCK),
+    )
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(fill, corners))
     return frame

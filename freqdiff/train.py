@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from accelerate.utils import DistributedType, broadcast
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
-from freqdiff.atomic import write_atomically
+from freqdiff import train_state
+from freqdiff.built_pairs import BuiltPairs
 from freqdiff.checkpoint import save_model
-from freqdiff.data import DataConfig, PairBlocks, Pairs, batches
+from freqdiff.data import Blocks, DataConfig, PairBlocks, Pairs
 from freqdiff.denoiser import Denoiser, Prediction
 from freqdiff.errors import TrainingError
-from freqdiff.info import cpu_features, device_name
+from freqdiff.info import device_name
 from freqdiff.loss import training_loss
 from freqdiff.model import ModelConfig
-from freqdiff.progress import Progress
-from freqdiff.train_config import TrainConfig, learning_rate
+from freqdiff.processor import fast_in_bf16
+from freqdiff.progress import Progress, Throughput
+from freqdiff.sharding import local, shard, whole
+from freqdiff.stream import Lanes, batches, steps_per_block
+from freqdiff.train_config import TrainConfig, check_crops, learning_rate
 from freqdiff.validation import Validation
 
 _STATE = "state.safetensors"
@@ -37,20 +41,26 @@ _RATE_STEPS = 100
 """Steps between two looks at the speed."""
 _KEPT_BACK = 0.97
 """Share of the time left that is planned with; validations take some."""
-
-
-def _fast_in_bf16() -> bool:
-    """On a GPU, and on CPUs with AMX: 1.7 times as fast there (tiny, 8 crops of 256 px)."""
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU") == "true" or not torch.cuda.is_available()
-    return "amx_bf16" in cpu_features() if on_cpu else True
-
-
-def _same_shapes(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
-    return {k: v.shape for k, v in some.items()} == {k: v.shape for k, v in others.items()}
+_MOST_LANES = 4096
+_OTHER_SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class Training:
-    """One run in one folder: model, averaged weights, optimiser, position in the data."""
+    """One run in one folder: model, averaged weights, optimiser, position in the data.
+
+    Args:
+        folder: for everything that the run writes.
+        data: folder of sharp photos; or, with `built`, a data set of `blursynth build`.
+        model, config, data_config: network and recipe.
+        validation: what is measured now and then.
+        workers: processes that prepare crops; as many as the machine is likely to want if None.
+        compiled: compile the network.
+        built: see `data`.
+        sharded: share the weights out over the processes (FSDP) instead of copying them (DDP).
+
+    Raises:
+        TrainingError: settings that do not go together, or data that cannot be used.
+    """
 
     def __init__(
         self,
@@ -62,81 +72,115 @@ class Training:
         validation: Validation | None = None,
         workers: int | None = None,
         compiled: bool = False,
+        built: bool = False,
+        sharded: bool = False,
     ) -> None:
-        if data_config.crop % model.alignment:
-            raise TrainingError(
-                f"Model {model.name!r} cannot train on crops of {data_config.crop} pixels: "
-                f"give a multiple of {model.alignment}."
-            )
         self.folder, self.config, self.validation = Path(folder), config, validation
         self.workers = workers
+        check_crops(model, config, data_config)
         self.accelerator = Accelerator(
             log_with="tensorboard",
             project_dir=str(self.folder),
-            mixed_precision="bf16" if _fast_in_bf16() else "no",
+            mixed_precision="bf16" if fast_in_bf16() else "no",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        if self.accelerator.distributed_type in _OTHER_SHARDING:
+            raise TrainingError(
+                "accelerate is configured to share out the weights by itself: start with torchrun "
+                "and give --fsdp instead."
+            )
         torch.manual_seed(config.seed)
-        self.model = Denoiser(model)
-        self.ema = {k: v.detach().clone() for k, v in self.model.named_parameters()}
-        process = self.accelerator.process_index
-        own_data = dataclasses.replace(data_config, seed=data_config.seed + 7919 * process)
-        device = self.accelerator.device
-        gpu = device.type == "cuda"
-        torch.backends.cudnn.benchmark = gpu  # all batches have one size
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=gpu,
-        )
-        self.pairs = PairBlocks(data, own_data, device=str(device))
-        self.settings = json.dumps(
-            {
-                "model": dataclasses.asdict(model),
-                "train": dataclasses.asdict(dataclasses.replace(config, steps=0)),
-                "data": dataclasses.asdict(data_config) | {"recipe": repr(data_config.recipe)},
-            },
-            sort_keys=True,
-        )
+        self.model = self.build(model)
+        device, processes = self.accelerator.device, self.accelerator.num_processes
+        torch.backends.cudnn.benchmark = device.type == "cuda"  # all batches have one size
+        source = BuiltPairs if built else PairBlocks
+        self.pairs: Blocks = source(data, data_config, str(device))
+        first = self.accelerator.process_index * config.accumulate
+        own = range(first, first + config.accumulate)
+        self.lanes = Lanes(processes * config.accumulate, own)
+        if self.lanes.count > _MOST_LANES:
+            raise TrainingError(
+                f"{processes} processes of {config.accumulate} batches make {self.lanes.count} a "
+                f"step, expected at most {_MOST_LANES}: accumulate fewer."
+            )
+        kind = "pairs" if built else "photos"
+        self.settings = train_state.run_settings(model, config, data_config, kind)
         self.step = 0
         self.seconds = 0.0
+        self.speed = Throughput()
         self.history: list[dict[str, float]] = []
         self._recent: list[float] = []
         self.network: Callable[..., Prediction]
-        self.network, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.sharded = sharded
+        if sharded and (processes == 1 or compiled):
+            raise TrainingError(
+                "Weights are shared out over several processes and not compiled: start --fsdp with "
+                "torchrun and without --compile, or leave it out."
+            )
+        if sharded:
+            self.model.to(device)
+            shard(self.model, processes)
+            self.network, self.optimizer = self.model, self._optimizer()
+        else:
+            self.network, self.optimizer = self.accelerator.prepare(self.model, self._optimizer())
         if compiled:
-            if self.accelerator.num_processes > 1:
+            if processes > 1:
                 raise TrainingError("Compiled training runs in one process: leave out --compile.")
             # Without accelerate's wrappers, of which one process needs the autocast alone.
-            forward = functools.partial(Denoiser.forward, self.model)
+            forward = functools.partial(type(self.model).forward, self.model)
             self.network = torch.compile(forward, fullgraph=True, dynamic=False)
-        self.ema = {k: v.to(device) for k, v in self.ema.items()}
+        self.ema = {k: v.detach().clone() for k, v in self.model.named_parameters()}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.model.parameters(),
+            self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=self.accelerator.device.type == "cuda",
+        )
+
+    def build(self, config: ModelConfig) -> Denoiser:
+        """The network to train; a comparison with other networks replaces this and `loss`."""
+        return Denoiser(config)
+
+    def loss(self, pairs: Pairs, generator: torch.Generator) -> Tensor:
+        """What a step minimises, of pairs in [-1, 1] on the device; noise is of `generator`."""
+        return training_loss(
+            self.network,
+            self.model.config,
+            self.config,
+            pairs,
+            generator,
+            anchor_only=self._anchor_only(),
+        )
 
     def save(self) -> None:
-        """Write the state for `resume` (atomically) and the averaged weights as a model folder."""
+        """Write the state for `resume` (atomically) and the averaged weights as a model folder.
+
+        All processes have to call it together; the main one writes.
+        """
+        if not (self.sharded or self.accelerator.is_main_process):
+            return
+        tensors = train_state.gather(self.model, self.ema, self.optimizer)
+        averaged = self.averaged()
         if not self.accelerator.is_main_process:
             return
-        tensors: dict[str, Tensor] = {}
-        moments = self.optimizer.state_dict()["state"]
-        for index, (name, value) in enumerate(self.model.named_parameters()):
-            tensors[f"model.{name}"] = value.detach()
-            tensors[f"ema.{name}"] = self.ema[name]
-            for key, moment in moments.get(index, {}).items():
-                tensors[f"{key}.{name}"] = moment
-        metadata = {
-            "step": str(self.step),
-            "seconds": str(self.seconds),
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
             "settings": self.settings,
-            "history": json.dumps(self.history),
+            "history": self.history,
+            "lanes": [self.lanes.count, self.lanes.step, self.lanes.block],
+            "speed": [self.speed.crops, self.speed.seconds],
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        content = save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata)
-        write_atomically(self.folder / _STATE, content)
-        save_model(self.folder / "model", self.averaged(), self.facts())
+        train_state.write(self.folder / _STATE, tensors, facts)
+        save_model(self.folder / "model", averaged, self.facts())
 
     def resume(self) -> bool:
         """Continue from the folder's state; False if there is none.
+
+        With another number of processes or of accumulated batches than before, the data goes on
+        behind what all processes have seen. If their product is the same, so are the pairs.
 
         Raises:
             TrainingError: the state is of a run with other settings, or damaged.
@@ -144,32 +188,22 @@ class Training:
         path = self.folder / _STATE
         if not path.is_file():
             return False
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(f"{path} is not a training state: {error}.") from error
-        if metadata.get("settings") != self.settings:
+        tensors, facts = train_state.read(path)
+        if not train_state.same_settings(facts.get("settings"), self.settings):
             raise TrainingError(
                 f"{path} was written by a run with other settings; "
                 "give the same settings, or another folder for a new run."
             )
-        state = self.optimizer.state_dict()
-        for index, (name, value) in enumerate(self.model.named_parameters()):
-            with torch.no_grad():
-                value.copy_(tensors[f"model.{name}"])
-                self.ema[name].copy_(tensors[f"ema.{name}"])
-            if f"step.{name}" in tensors:
-                state["state"][index] = {"step": tensors[f"step.{name}"]}
-                for key in ("exp_avg", "exp_avg_sq"):
-                    # Laid out in memory as the weights: fused steps on a GPU ask for it.
-                    moment = torch.empty_like(value).copy_(tensors[f"{key}.{name}"])
-                    state["state"][index][key] = moment.detach()
-        self.optimizer.load_state_dict(state)
-        self.step = int(metadata["step"])
-        self.seconds = float(metadata["seconds"])
-        self.history = json.loads(metadata["history"])
+        train_state.spread(tensors, self.model, self.ema, self.optimizer)
+        self.step = int(facts["step"])
+        self.seconds = float(facts["seconds"])
+        self.history = facts["history"]
+        self.speed = Throughput(*facts.get("speed", ()))
+        count, step, block = facts.get("lanes", (self.lanes.count, 0, 0))
+        if count != self.lanes.count:
+            rounds = -(-(self.step - step) // steps_per_block(self.pairs.config, self.config.batch))
+            step, block = self.step, block + rounds * count
+        self.lanes = dataclasses.replace(self.lanes, step=step, block=block)
         return True
 
     def start_from(self, weights: Denoiser) -> str:
@@ -181,30 +215,15 @@ class Training:
         Raises:
             TrainingError: the architectures differ.
         """
-        tensors = dict(weights.named_parameters())
-        own = dict(self.model.named_parameters())
-        part = "weights"
-        if not _same_shapes(tensors, own):
-            part = "blur estimator"
-            tensors, own = (
-                {name: value for name, value in values.items() if name.startswith("blur.")}
-                for values in (tensors, own)
-            )
-        if not own or not _same_shapes(tensors, own):
-            raise TrainingError(
-                f"The weights to start from are of model {weights.config.name!r}, whose "
-                f"architecture is not that of {self.model.config.name!r}."
-            )
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(tensors[name])
-                self.ema[name].copy_(tensors[name])
-        return part
+        return train_state.take_weights(self.model, self.ema, weights)
 
     def averaged(self) -> Denoiser:
-        """A copy of the model with the averaged weights, on the CPU."""
-        model = Denoiser(self.model.config)
-        model.load_state_dict({k: v.cpu() for k, v in self.ema.items()})
+        """A copy of the model with the averaged weights, on the CPU.
+
+        With shared out weights all processes have to ask for it together.
+        """
+        model = self.build(self.model.config)
+        model.load_state_dict({k: whole(v) for k, v in self.ema.items()})
         return model.eval()
 
     def facts(self) -> dict[str, Any]:
@@ -213,7 +232,10 @@ class Training:
             "steps": self.step,
             "seconds": round(self.seconds),
             "device": device_name(self.accelerator.device),
-            "settings": json.loads(self.settings),
+            "processes": self.accelerator.num_processes,
+            "crops_per_step": self.config.batch * self.lanes.count,
+            "crops_per_second": self.speed.mean(),
+            "settings": self.settings,
             "history": self.history,
         }
 
@@ -233,21 +255,24 @@ class Training:
         self._rate_from: tuple[int, float] | None = None
         self.accelerator.init_trackers("tensorboard")
         start, earlier, timed = time.monotonic(), self.seconds, math.isfinite(seconds)
-        # A GPU blurs by itself but wants many crops; a CPU has its cores for the network.
-        default = min(12, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 1
-        workers = default if self.workers is None else self.workers
-        stream = batches(self.pairs, self.config.batch, self.step, workers)
+        stream = self._batches()
         talks = progress and self.accelerator.is_main_process
-        shown = Progress(self.step, self.config.steps, self.config.batch, talks)
+        shown = Progress(self.step, self.config.steps, talks)
         elapsed = 0.0
         while self.step < self.config.steps and elapsed < seconds:
-            loss = self._advance(next(stream))
+            begun = time.monotonic()
+            some = next(stream)
+            loss = self._advance(some)
+            crops = sum(len(pairs.psf) for pairs in some) * self.accelerator.num_processes
+            self.speed.add(crops, time.monotonic() - begun)
             elapsed = self._common(time.monotonic() - start) if timed else 0.0
             self.seconds = earlier + time.monotonic() - start
             if self.step % 20 == 0:
-                shown.update(self.step, self.config.steps, loss)
+                speed = self.speed.recent()
+                shown.update(self.step, self.config.steps, loss, speed)
                 lr = learning_rate(self.config, self.step)
-                self.accelerator.log({"loss": loss, "learning_rate": lr}, self.step)
+                values = {"loss": loss, "learning_rate": lr, "crops_per_second": speed}
+                self.accelerator.log(values, self.step)
             if finish and self.step % _RATE_STEPS == 0:
                 self._finish_in(elapsed, seconds)
             if self.step % self.config.validate_every == 0:
@@ -258,6 +283,24 @@ class Training:
         self.seconds = earlier + time.monotonic() - start
         self.save()
         self.accelerator.end_training()
+
+    def _batches(self) -> Iterator[list[Pairs]]:
+        """What this process learns from in each step, from the present one on."""
+        # A GPU blurs by itself but wants many crops; a CPU has its cores for the network.
+        default = min(12, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 1
+        workers = default if self.workers is None else self.workers
+        while True:
+            small = self.config.progressive and self._anchor_only()
+            source = self.pairs.halved() if small else self.pairs
+            batch = self.config.batch * (4 if small else 1)
+            stream = batches(source, batch, self.step, workers, self.lanes)
+            while small == (self.config.progressive and self._anchor_only()):
+                yield [next(stream) for _ in self.lanes.own]
+
+    def _anchor_only(self) -> bool:
+        """Whether the blur estimator learns alone in the present step."""
+        steps = min(self.config.anchor_steps, self.config.steps // 4)
+        return self.model.blur is not None and self.step < steps
 
     def _common(self, seconds: float) -> float:
         """The main process's time, so that all processes decide alike."""
@@ -278,32 +321,48 @@ class Training:
             left = _KEPT_BACK * (seconds - elapsed) * rate
             self.config = dataclasses.replace(self.config, steps=self.step + max(1, int(left)))
 
-    def _advance(self, pairs: Pairs) -> float:
-        config, device = self.config, self.accelerator.device
-        pairs = Pairs(*(values.to(device) for values in pairs))
-        anchor_only = self.model.blur is not None and self.step < min(
-            config.anchor_steps, config.steps // 4
-        )
-        seed = (config.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index
-        generator = torch.Generator().manual_seed(seed)
+    def _advance(self, some: list[Pairs]) -> float:
+        """One step of the optimiser with this process's batches; returns the mean loss of all."""
+        config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
-        with self.accelerator.autocast():
-            loss = training_loss(
-                self.network, self.model.config, config, pairs, generator, anchor_only=anchor_only
-            )
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
+        total = torch.zeros((), device=self.accelerator.device)
+        for lane, pairs in zip(self.lanes.own, some, strict=True):
+            with self._gathering(last=lane == self.lanes.own[-1]):
+                loss = self._loss(pairs, lane) / len(some)
+                self.accelerator.backward(loss)
+            total += loss.detach()
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-        value = float(loss.detach())
+        if self.accelerator.num_processes > 1:
+            # All see the same loss, so that all stop where it is not finite.
+            total = self.accelerator.reduce(total, "mean")
+        value = float(total)
         self._check(value)
         self.optimizer.step()
         self.step += 1
         decay = min(config.ema, self.step / (self.step + 10))
         with torch.no_grad():
-            averages = list(self.ema.values())
-            torch._foreach_lerp_(averages, list(self.model.parameters()), 1 - decay)
+            averages = [local(value) for value in self.ema.values()]
+            weights = [local(value) for value in self.model.parameters()]
+            torch._foreach_lerp_(averages, weights, 1 - decay)
         return value
+
+    def _loss(self, pairs: Pairs, lane: int) -> Tensor:
+        pairs = Pairs(*(values.to(self.accelerator.device) for values in pairs))
+        seed = (self.config.seed * 1_000_003 + self.step) * _MOST_LANES + lane
+        with self.accelerator.autocast():
+            return self.loss(pairs, torch.Generator().manual_seed(seed))
+
+    def _gathering(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients stay in their process until the last batch of a step."""
+        if self.sharded:
+            assert isinstance(self.model, FSDPModule)
+            self.model.set_requires_gradient_sync(last)
+        elif not last:
+            kept: contextlib.AbstractContextManager[Any] = self.accelerator.no_sync(self.network)
+            return kept
+        return contextlib.nullcontext()
 
     def _check(self, loss: float) -> None:
         self._recent = [*self._recent[-199:], loss]
@@ -317,12 +376,15 @@ class Training:
             )
 
     def _validate(self) -> None:
-        if self.validation is None or not self.accelerator.is_main_process:
+        if self.validation is None or not (self.sharded or self.accelerator.is_main_process):
             return
         model = self.averaged().to(self.accelerator.device)
+        if not self.accelerator.is_main_process:
+            return
         result = self.validation.measure(model, self.folder / f"val_{self.step:07d}.png")
         self.accelerator.log({f"validation/{k}": v for k, v in result.items()}, self.step)
-        self.history.append({"step": self.step, "seconds": round(self.seconds), **result})
+        speed = {"crops_per_second": self.speed.mean()}
+        self.history.append({"step": self.step, "seconds": round(self.seconds), **speed, **result})
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(self.history[-1]) + "\n")

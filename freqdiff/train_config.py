@@ -6,6 +6,10 @@ import dataclasses
 import math
 from typing import Literal
 
+from freqdiff.data import DataConfig
+from freqdiff.errors import TrainingError
+from freqdiff.model import ModelConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -13,7 +17,10 @@ class TrainConfig:
 
     Attributes:
         steps: optimiser steps of the whole run (the cosine ends there).
-        batch: pairs per step and process.
+        batch: pairs that the network sees at once.
+        accumulate: batches of each process whose gradients make one step.
+        progressive: while the blur estimator learns alone, crops have half the side and there are
+            four times as many of them.
         learning_rate, warmup, weight_decay: AdamW.
         schedule: "linear" stays at the peak and decays over the last `decay_share` of the steps, so
             that a run can be made longer when it is resumed; "cosine" is the paper's.
@@ -23,6 +30,8 @@ class TrainConfig:
         spectral_loss: weight of the L1 distance of spectra at high noise.
         anchor_steps: steps at the beginning, at most a quarter of all, in which the blur estimator
             learns alone, which takes a fraction of the time; it learns on in the others.
+        camera_dropout: share of the photos of which no setting of the camera is told, and of the
+            settings of the others that are left out; for models that use them.
         psf_loss: weight of the cross entropy of the estimated kernels.
         relative_floor: samples are weighted by 1 / (|x0 - y|^2 / r^2 + relative_floor), so that
             lightly blurred photos count as in a mean of PSNR gains; None: all weigh 1.
@@ -32,6 +41,8 @@ class TrainConfig:
 
     steps: int = 20_000
     batch: int = 8
+    accumulate: int = 1
+    progressive: bool = False
     learning_rate: float = 1e-3
     warmup: int = 300
     weight_decay: float = 1e-4
@@ -41,6 +52,7 @@ class TrainConfig:
     terminal_share: float = 0.9
     spectral_loss: float = 0.1
     anchor_steps: int = 5_000
+    camera_dropout: float = 0.3
     psf_loss: float = 0.2
     relative_floor: float | None = 0.003
     validate_every: int = 1000
@@ -69,3 +81,24 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     if config.schedule == "cosine":
         return config.learning_rate * warm * (0.5 - 0.5 * math.cos(math.pi * left))
     return config.learning_rate * warm * min(1.0, left / config.decay_share)
+
+
+def check_crops(model: ModelConfig, config: TrainConfig, data: DataConfig) -> None:
+    """Raise TrainingError unless the network can be trained on these crops."""
+    if data.crop % model.alignment:
+        raise TrainingError(
+            f"Model {model.name!r} cannot train on crops of {data.crop} pixels: "
+            f"give a multiple of {model.alignment}."
+        )
+    if not config.progressive:
+        return
+    if model.anchor != "wiener":
+        raise TrainingError(
+            f"Model {model.name!r} has no blur estimator that could learn alone from smaller "
+            "crops: leave out --progressive."
+        )
+    if data.crop % (2 * model.alignment):
+        raise TrainingError(
+            f"Model {model.name!r} cannot train on half of {data.crop} pixels at first: "
+            f"give crops of a multiple of {2 * model.alignment}, or leave out --progressive."
+        )

@@ -27,8 +27,8 @@ class Validation:
     ) -> None:
         recipe = dataclasses.replace(Recipe(), unblurred=0.0)
         config = DataConfig(crop=crop, pairs_per_block=count, reuse=1, seed=seed, recipe=recipe)
-        blurred, sharp, _ = PairBlocks(folder, config).pairs(0)
-        self.blurred, self.sharp = (v.float() / 127.5 - 1 for v in (blurred, sharp))
+        pairs = PairBlocks(folder, config).pairs(0)
+        self.blurred, self.sharp = (v.float() / 127.5 - 1 for v in (pairs.blurred, pairs.sharp))
 
     @torch.no_grad()
     def measure(self, model: Denoiser, picture: Path | None = None) -> dict[str, float]:

@@ -36,13 +36,13 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """For networks so tiny that two threads would only wait for each other."""
-    before = torch.get_num_threads()
+    """Two threads on a busy machine wait for each other more than they work on small models."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=[False, True], ids=["forwards", "backwards"])

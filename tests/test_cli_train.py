@@ -23,14 +23,15 @@ class FakeTraining:
     made: ClassVar[list[dict[str, Any]]] = []
     at_step = 0
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, built: bool, sharded: bool) -> None:
         names = ("folder", "data", "model", "config", "data_config", "validation")
         names += ("workers", "compiled")
-        self.made.append(dict(zip(names, arguments, strict=True)))
+        made = dict(zip(names, arguments, strict=True))
+        self.made.append(made | {"built": built, "sharded": sharded})
         self.config = arguments[3]
         self.step = 0
         self.accelerator = SimpleNamespace(device="cpu", num_processes=1, is_main_process=True)
-        self.pairs = SimpleNamespace(paths=["a", "b"])
+        self.pairs = ["a", "b"]
 
     def resume(self) -> bool:
         self.step = self.at_step
@@ -66,17 +67,26 @@ def test_settings(fake: type[FakeTraining]) -> None:
     assert default["validation"] is None
     assert (default["workers"], default["compiled"], default["finish"]) == (None, False, False)
     assert (default["folder"], default["data"]) == (Path("runs/a"), "photos")
+    assert (default["built"], default["sharded"]) == (False, False)
 
     options = "--steps 50 --batch 4 --crop 64 --seed 3 --anchor-steps 9"
-    options += " --minutes 0.5 --finish --workers 2 --compile"
+    options += " --minutes 0.5 --finish --workers 2 --compile --accumulate 3 --progressive"
     _, out, _ = commands.run(*COMMAND, *options.split())
     given = fake.made[-1]
-    recipe = train.TrainConfig(steps=50, batch=4, seed=3, anchor_steps=9)
+    recipe = train.TrainConfig(
+        steps=50, batch=4, seed=3, anchor_steps=9, accumulate=3, progressive=True
+    )
     assert given["config"] == recipe
     assert (given["workers"], given["compiled"], given["finish"]) == (2, True, True)
     assert given["data_config"] == dataclasses.replace(data.DataConfig(), crop=64, seed=3)
     assert given["seconds"] == 30
     assert "Stopped at step 0 of 50" in out
+    assert "50 steps of 3 x 4 crops of 64 pixels from 2 photos" in out
+
+    command = ("train", "--config", "tiny", "--pairs", "built", "--output", "runs/a", "--fsdp")
+    assert "from 2 pairs" in commands.run(*command).out
+    assert fake.made[-1]["data"] == "built"
+    assert (fake.made[-1]["built"], fake.made[-1]["sharded"]) == (True, True)
 
 
 def test_the_recipe_of_the_paper(fake: type[FakeTraining]) -> None:

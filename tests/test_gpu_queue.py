@@ -69,6 +69,20 @@ def test_dry_run_trains_the_diffusion_engine(tmp_path: Path) -> None:
     assert not (second / "blur_codec").exists()
 
 
+@pytest.mark.slow
+def test_peers_are_trained_with_one_budget_and_compared(tmp_path: Path) -> None:
+    options = ("--dry-run", "--only", "peers", "--peers", "nafnet rrdb")
+    done = run("--output", str(tmp_path), *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "table1.json").read_text())
+    assert [row["method"] for row in rows] == ["FreqDiff base", "NAFNet", "RRDBNet (Real-ESRGAN)"]
+    budgets = [(row["training"]["steps"], row["training"]["batch"]) for row in rows]
+    assert budgets == [(2, 2)] * 3
+    assert {path.name for path in tmp_path.glob("*.state.sha256")} == {
+        f"{name}.state.sha256" for name in ("base_equal", "nafnet", "rrdb")
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

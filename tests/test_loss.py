@@ -40,13 +40,14 @@ def some_pairs(count: int = 4, side: int = 16) -> Pairs:
     x0 = 1.6 * torch.rand((count, 3, side, side), generator=generator) - 0.8
     psf = torch.rand((count, PSF_SIDE, PSF_SIDE), generator=generator)
     psf /= psf.sum((1, 2), keepdim=True)
-    return Pairs(x0 + 0.1 * torch.randn(x0.shape, generator=generator), x0, psf)
+    y = x0 + 0.1 * torch.randn(x0.shape, generator=generator)
+    return Pairs(y, x0, psf, torch.full((count, 6), 0.5))
 
 
 def test_loss_of_the_untrained_model() -> None:
     """One step from pure noise gives y: the error of F is (x0 - y) / r."""
     pairs = some_pairs()
-    y, x0, _ = pairs
+    y, x0 = pairs[:2]
     recipe = TrainConfig(terminal_share=1, spectral_loss=0, relative_floor=0.25)
     model = Denoiser(TOY)
     loss = training_loss(model, TOY, recipe, pairs, torch.Generator().manual_seed(0))
@@ -62,7 +63,7 @@ def test_loss_of_the_untrained_model() -> None:
 def test_loss_of_the_anchor() -> None:
     """Untrained, the anchor is y, whose relative error is known, and the kernels are a guess."""
     pairs = some_pairs(side=32)
-    y, x0, psf = pairs
+    y, x0, psf = pairs[:3]
     recipe = TrainConfig(relative_floor=0.25, psf_loss=0.5)
     generator = torch.Generator().manual_seed(0)
     model = Denoiser(WIENER_TOY)
@@ -91,7 +92,7 @@ def test_loss_of_the_other_objectives_is_the_error_of_their_target(objective: Ob
     """Untrained, F is 0 and its target has unit variance (v: where the noise is strong)."""
     config = dataclasses.replace(TOY, objective=objective)
     pairs = some_pairs(64)
-    y, x0, _ = pairs
+    y, x0 = pairs[:2]
     recipe = TrainConfig(terminal_share=1 if objective == "v" else 0, spectral_loss=0)
     loss = training_loss(Denoiser(config), config, recipe, pairs, torch.Generator().manual_seed(0))
     blur = (x0 - y).square().mean((1, 2, 3)) / config.residual_std**2

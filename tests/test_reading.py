@@ -1,4 +1,4 @@
-"""Reading text: accuracy, order of the pieces, and what `freqdiff evaluate --ocr` reports."""
+"""Reading text: accuracy, order of the pieces, and what `--downstream ocr` reports."""
 
 from __future__ import annotations
 
@@ -78,18 +78,22 @@ def test_report(pairs: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(reading, "rapid_reader", lambda: reader)
     *folders, model = pairs
-    command = ("evaluate", "--pairs", *folders, "--model", model, "--ocr")
+    command = ("evaluate", "--pairs", *folders, "--model", model, "--downstream", "ocr")
     code, out, err = commands.run(*command, "--json")
     assert (code, err) == (0, "")
     facts = json.loads(out)
-    assert facts["ocr"] == {
-        "characters": 10,
+    assert facts["downstream"] == {
+        "task": "ocr",
+        "metric": "character accuracy",
+        "unit": "characters",
+        "amount": 10,
         "photos": 1,
+        "sharp": 1,
         "input": pytest.approx(0.5),
         "output": pytest.approx(0.9),
         "recovered": pytest.approx(0.8),
     }
-    assert facts["images"][0]["ocr"]["output"] == pytest.approx(0.9)
+    assert facts["images"][0]["downstream"]["output"] == pytest.approx(0.9)
     assert "50% -> 90%, 80% of the loss recovered" in commands.run(*command).out
 
 
@@ -98,18 +102,18 @@ def test_photos_without_text(
 ) -> None:
     monkeypatch.setattr(reading, "rapid_reader", lambda: lambda image: "")
     *folders, model = pairs
-    command = ("evaluate", "--pairs", *folders, "--model", model, "--ocr", "--json")
+    command = ("evaluate", "--pairs", *folders, "--model", model, "--downstream", "ocr", "--json")
     facts = json.loads(commands.run(*command).out)
-    assert facts["ocr"]["characters"] == 0
-    assert facts["ocr"]["recovered"] is None
+    assert facts["downstream"]["amount"] == 0
+    assert facts["downstream"]["recovered"] is None
 
 
 def test_the_reader_is_missing(
     pairs: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
-    command = ("evaluate", "--pairs", *pairs[:2], "--ocr")
-    commands.refused(commands.run(*command), 'pip install "freqdiff-deblur[ocr]"')
+    command = ("evaluate", "--pairs", *pairs[:2], "--downstream", "ocr")
+    commands.refused(commands.run(*command), 'pip install "freqdiff-deblur[downstream]"')
 
 
 def test_reading_for_real(tmp_path: Path) -> None:

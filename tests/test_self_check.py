@@ -82,7 +82,7 @@ def test_expected_errors_go_with_true_ones(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     recipe = dataclasses.replace(Recipe(), unblurred=0.1)
     data = DataConfig(crop=192, pairs_per_block=12, native=1, enlarged=0, recipe=recipe)
-    blurred, sharp, _ = (v.float() / 255 for v in PairBlocks(tmp_path, data).pairs(0))
+    blurred, sharp = (v.float() / 255 for v in PairBlocks(tmp_path, data).pairs(0)[:2])
     model = freqdiff.load("tiny", "cpu")
     expected, true = [], []
     for y, x in zip(blurred, sharp, strict=True):

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,55 +22,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toys import SMALL_PAIRS as DATA
 from toys import TOY, WIENER_TOY, random_denoiser, write_photos
+from training_runs import RECIPE, STATE, assert_same_state, begin, run
 
 from freqdiff import atomic, train
 from freqdiff.checkpoint import load_model
-from freqdiff.data import Pairs
 from freqdiff.denoiser import Denoiser
 from freqdiff.diffusion import Objective
 from freqdiff.errors import OutputError, TrainingError
-from freqdiff.train import TrainConfig, Training, learning_rate
+from freqdiff.train import Training, learning_rate
 from freqdiff.validation import Validation
 
-STATE = "state.safetensors"
-RECIPE = TrainConfig(steps=10, batch=4, warmup=2, save_every=4, validate_every=1000)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These models are too small to share out: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-def begin(folder: Path, photos: Path, **changes: object) -> Training:
-    recipe = dataclasses.replace(RECIPE, **changes)  # type: ignore[arg-type]
-    return Training(folder, photos, TOY, recipe, DATA)
-
-
-def run(training: Training, until: int | None = None) -> list[float]:
-    """Train, and die without warning before step `until`; returns the losses."""
-    losses, advance = [], training._advance
-
-    def watched(pairs: Pairs) -> float:
-        if training.step == until:
-            raise KeyboardInterrupt
-        losses.append(advance(pairs))
-        return losses[-1]
-
-    training._advance = watched  # type: ignore[method-assign]
-    try:
-        training.run(progress=False)
-    except KeyboardInterrupt:
-        assert until is not None
-    return losses
 
 
 def test_anchor_learns_alone_at_first(photos: Path, tmp_path: Path) -> None:
@@ -128,12 +94,6 @@ def test_interrupted_and_resumed_is_uninterrupted(photos: Path, tmp_path: Path) 
     assert torch.equal(shipped, states[0][f"ema.{name}"].half().float())
 
 
-def assert_same_state(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        assert torch.equal(value, two[name]), name
-
-
 @pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted(photos: Path, tmp_path: Path) -> None:
     """SIGKILL at a random moment, also in the middle of a save."""
@@ -144,7 +104,7 @@ def test_killed_and_resumed_is_uninterrupted(photos: Path, tmp_path: Path) -> No
         import sys, time, torch
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from pathlib import Path
-        from test_training import begin
+        from training_runs import begin
         torch.set_num_threads({torch.get_num_threads()})
         training = begin(Path(sys.argv[1]), Path(sys.argv[2]), steps={steps}, save_every=1)
         advance = training._advance
@@ -312,9 +272,12 @@ def test_validation_is_measured_and_drawn(photos: Path, tmp_path: Path) -> None:
     history = [json.loads(line) for line in lines]
     assert [entry["step"] for entry in history] == [2, 4]
     assert all(10 < entry["input"] < 60 for entry in history)
+    assert all(entry["crops_per_second"] > 0 for entry in history)
     facts = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert facts["training"]["steps"] == 4
     assert facts["training"]["history"] == history
+    assert facts["training"]["crops_per_step"] == 4
+    assert facts["training"]["crops_per_second"] > 0
     with Image.open(tmp_path / "val_0000004.png") as strip:
         assert strip.size == (6 * 64, 3 * 64)
 

@@ -15,8 +15,9 @@ from toys import SMALL_PAIRS as DATA
 
 from blursynth.sensor import linear_to_srgb, srgb_to_linear
 from freqdiff.blur_filter import PSF_RADIUS, PSF_SIDE
-from freqdiff.data import PairBlocks, batches, list_photos
+from freqdiff.data import PairBlocks, list_photos
 from freqdiff.errors import TrainingError
+from freqdiff.stream import Lanes, batches
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +38,42 @@ def test_stream_is_a_function_of_seed_and_step(photos: Path) -> None:
 
     # Blocks of 8 pairs, shown twice, are 4 steps of 4.
     whole = take(0, 10)
-    assert whole[0].shape == (4, 2 * 3 * 16 * 16 + PSF_SIDE**2)
-    assert float(whole[0].abs().max()) <= 1
+    assert whole[0].shape == (4, 2 * 3 * 16 * 16 + PSF_SIDE**2 + 6)
+    assert float(whole[0][:, :-6].abs().max()) <= 1
     for first, workers in ((0, 1), (3, 0), (4, 0), (6, 2)):
         for ours, expected in zip(take(first, 10 - first, workers), whole[first:], strict=True):
             assert torch.equal(ours, expected)
     assert not torch.equal(take(0, 1, seed=1)[0], whole[0])
     assert not torch.equal(whole[0], whole[4])
+
+
+def test_the_pairs_of_a_step_do_not_depend_on_who_has_which_lanes(photos: Path) -> None:
+    def take(first: int, steps: int, lanes: Lanes) -> list[Tensor]:
+        """The settings of the cameras, of which no two are equal."""
+        stream = batches(PairBlocks(photos, DATA), 4, first, 0, lanes)
+        return [next(stream).camera for _ in range(steps * len(lanes.own))]
+
+    # Four lanes, of one process that accumulates four batches, or of two that accumulate two.
+    whole = take(0, 6, Lanes(4, range(4)))
+    for own in (range(2), range(2, 4)):
+        part = take(3, 3, Lanes(4, own))
+        expected = [whole[4 * step + lane] for step in range(3, 6) for lane in own]
+        assert all(torch.equal(ours, its) for ours, its in zip(part, expected, strict=True))
+    # No pair is seen by two lanes: the lanes of four steps show all pairs of four blocks twice.
+    assert len(torch.unique(torch.cat(whole[:16]), dim=0)) == 4 * 8
+    # A stream that begins at step 5 with block 12, as after a change of the lanes.
+    moved = take(5, 1, Lanes(1, range(1), 5, 12))
+    assert torch.equal(moved[0], take(4 * 12, 1, Lanes())[0])
+
+
+def test_half_size(photos: Path) -> None:
+    full = PairBlocks(photos, dataclasses.replace(DATA, crop=32))
+    half = full.halved()
+    assert half._cache is full._cache
+    stream = batches(half, 16, 0, 0)
+    assert next(stream).blurred.shape == (16, 3, 16, 16)
+    assert full.pairs(0).blurred.shape == (8, 3, 32, 32)
+    assert len(half.pairs(0).psf) == 32
 
 
 def test_pairs_are_aligned_and_blurred(photos: Path) -> None:
@@ -87,7 +117,7 @@ def test_kernels_explain_the_blur(photos: Path) -> None:
     stream = batches(PairBlocks(photos, data), 4, 0, 0)
     left, blur = [], []
     for _ in range(8):
-        blurred, sharp, psf = next(stream)
+        blurred, sharp, psf, _ = next(stream)
         torch.testing.assert_close(psf.sum((1, 2)), torch.ones(4))
         linear = srgb_to_linear(sharp / 2 + 0.5).transpose(0, 1)
         again = F.conv2d(linear, psf[:, None].flip(2, 3), groups=4).transpose(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 from safetensors.torch import load_file
 from toys import write_photos
+
+from freqdiff.denoiser import Denoiser
 
 TESTS = Path(__file__).parent
 SCRIPT = """
@@ -28,10 +32,11 @@ SCRIPT = """
 """
 
 
-def train(script: Path, photos: Path, folder: Path, *options: str) -> str:
-    """Two processes; returns what they print."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(script), "train"]
+def train(script: Path, photos: Path, folder: Path, *options: str, processes: int = 2) -> str:
+    """Returns what the processes print."""
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    command = [sys.executable, *(launch if processes > 1 else ()), str(script), "train"]
     command += ["--config", "tiny", "--data", str(photos), "--output", str(folder)]
     command += ["--batch", "2", "--crop", "32", "--device", "cpu", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -40,13 +45,22 @@ def train(script: Path, photos: Path, folder: Path, *options: str) -> str:
     return done.stdout
 
 
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "train.py"
+    path.write_text(textwrap.dedent(SCRIPT.format(tests=str(TESTS))), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    return write_photos(tmp_path / "photos")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without processes")
-def test_two_processes_resume_exactly(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    photos = write_photos(tmp_path / "photos")
-    script = tmp_path / "train.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(TESTS))), encoding="utf-8")
+def test_two_processes_resume_exactly(tmp_path: Path, photos: Path, script: Path) -> None:
     once, twice = tmp_path / "once", tmp_path / "twice"
     told = train(script, photos, once, "--steps", "5")
     assert told.count("starts on cpu") == 1
@@ -59,3 +73,34 @@ def test_two_processes_resume_exactly(tmp_path: Path) -> None:
         assert torch.equal(resumed[name], value), name
     # A time limit that only one process saw would leave the other one waiting.
     train(script, photos, twice, "--steps", "1000000", "--minutes", "0.05")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without processes")
+def test_weights_that_are_shared_out(tmp_path: Path, photos: Path, script: Path) -> None:
+    """The same training as with copies of the weights, and as in one process that does the work of
+    two; a run can go on from each to the other."""
+    copies, shards, moved = (tmp_path / name for name in ("copies", "shards", "moved"))
+    train(script, photos, copies, "--steps", "5")
+    assert "3 steps of 2 x 2" in train(script, photos, shards, "--steps", "3", "--fsdp")
+    shutil.copytree(shards, moved)
+    assert "goes on at step 3" in train(script, photos, shards, "--steps", "5", "--fsdp")
+    options = ("--steps", "5", "--accumulate", "2")
+    assert "5 steps of 2 x 2" in train(script, photos, moved, *options, processes=1)
+    torch.manual_seed(0)
+    begun = dict(Denoiser(toys.TOY).named_parameters())
+    start = torch.cat([value.detach().flatten() for value in begun.values()])
+    states = [load_file(folder / "state.safetensors") for folder in (copies, shards, moved)]
+    assert states[0].keys() == states[1].keys() == states[2].keys()
+    for kind in ("model", "ema"):
+        learned, *others = (
+            torch.cat(
+                [state[f"{kind}.{n}"].flatten() for n, _ in Denoiser(toys.TOY).named_parameters()]
+            )
+            - start
+            for state in states
+        )
+        assert float(learned.abs().max()) > 1e-5
+        for other in others:
+            # Adam turns the rounding of the smallest gradients into whole steps.
+            assert float((other - learned).norm() / learned.norm()) < 0.1

@@ -45,6 +45,7 @@ ATTENTION_TOY = ModelConfig(
     embedding=16,
     anchor="input",
 )
+CAMERA_TOY = dataclasses.replace(TOY, name="camera toy", camera=True)
 WIENER_TOY = dataclasses.replace(
     TOY, name="Wiener toy", anchor="wiener", blur_channels=(8, 8, 8, 8), blur_blocks=(0, 0, 0, 1)
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
@@ -54,12 +55,12 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def is_turned(numbers: dict[int, float]) -> bool:
+def is_turned(numbers: Mapping[int, float]) -> bool:
     """Whether the stored picture lies on its side."""
     return numbers.get(ORIENTATION) in (5, 6, 7, 8)
 
 
-def upright_size(numbers: dict[int, float]) -> tuple[int, int] | None:
+def upright_size(numbers: Mapping[int, float]) -> tuple[int, int] | None:
     """Width and height of the upright picture that the block is about."""
     for tags in ((Base.ExifImageWidth, Base.ExifImageHeight), (Base.ImageWidth, Base.ImageLength)):
         width, height = (numbers.get(tag, 0.0) for tag in tags)

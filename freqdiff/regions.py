@@ -1,0 +1,203 @@
+"""Frames that are too large for the memory: regions that are sampled one after the other.
+
+A region sees so far beyond its own pixels that these come out as in the whole frame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from freqdiff import spectral
+from freqdiff.anchor import GROUP_PIXELS, estimate_radius
+from freqdiff.blur_filter import CELL, WINDOW, BlurField
+from freqdiff.errors import InputError
+from freqdiff.model import PITCH, ModelConfig
+from freqdiff.sampler import FrameSampler, Place, Progress, Request, Sample
+
+BYTES_PER_PIXEL = {"frame": 40, "region": 150}
+"""Measured with `tiny` on a CPU: what a photo of 8 bits and its result take while they are worked
+on and written, and what conditioning and sampling a region take above that."""
+_SHARE_OF_FREE = 0.8
+_FIELDS = [field.name for field in dataclasses.fields(BlurField)]
+
+
+class Region(NamedTuple):
+    """Rows and columns of the pixels that a region sees, and of those that it gives."""
+
+    seen: tuple[slice, slice]
+    given: tuple[slice, slice]
+
+
+def reach(config: ModelConfig, steps: int) -> int:
+    """Pixels around a region's own that it has to see, a multiple of the grid of regions."""
+    radius = 2 * PITCH << (len(config.channels) - 1)  # the windows of the spectra
+    if config.anchor == "wiener":
+        radius = max(radius, estimate_radius(config.blur_blocks) + WINDOW)
+    grid = _grid(config)
+    return -(-(radius + steps * config.receptive_radius) // grid) * grid
+
+
+def plan_regions(
+    size: tuple[int, int], pixels: float, config: ModelConfig, steps: int
+) -> list[Region]:
+    """Regions of at most about `pixels` each; one, the whole frame, if that has no more.
+
+    Args:
+        size: (height, width) of the frame.
+        pixels: that a region may see.
+        config: of the model.
+        steps: sampling steps, each of which lets a pixel see farther.
+
+    Raises:
+        InputError: even the smallest regions see more.
+    """
+    height, width = size
+    if height * width <= pixels:
+        whole = (slice(0, height), slice(0, width))
+        return [Region(whole, whole)]
+    grid, around = _grid(config), reach(config, steps)
+    choices = []
+    for rows in range(grid, height + grid, grid):
+        seen = min(height, rows + 2 * around)
+        room = int(pixels / seen)
+        columns = width if room >= width else (room - 2 * around) // grid * grid
+        if columns > 0:
+            count = math.ceil(height / rows) * math.ceil(width / columns)
+            choices.append((count * seen * min(width, columns + 2 * around), rows, columns))
+    if not choices:
+        least = min(height, grid + 2 * around) * min(width, grid + 2 * around)
+        raise InputError(
+            f"There is memory for {pixels / 1e6:.1f} megapixels at once, and in {steps} steps this "
+            f"model needs {least / 1e6:.1f}: allow more, or take fewer steps."
+        )
+    _, rows, columns = min(choices)  # what is computed in all decides
+    axes = (_cut(height, rows, around), _cut(width, columns, around))
+    return [Region((y[0], x[0]), (y[1], x[1])) for y, x in itertools.product(*axes)]
+
+
+def sample_regions(
+    sampler: FrameSampler,
+    image: Tensor,
+    regions: list[Region],
+    request: Request,
+    progress: Progress,
+) -> Sample:
+    """Sample a frame by its regions; `image` is (1, 3, H, W), `regions` those of `plan_regions`."""
+    if len(regions) == 1:
+        return sampler(image, request, progress)
+    alignment = sampler.denoiser.config.alignment
+    rows, columns = (-(-n // alignment) * alignment for n in image.shape[-2:])
+    spectrum = spectral.frame_features(image, (rows, columns))
+    result, blurs, tiles = torch.empty_like(image), [], 0
+    for index, region in enumerate(regions):
+
+        def report(part: int, parts: int, index: int = index) -> None:
+            progress(index * parts + part, len(regions) * parts)
+
+        (y, x), (rows_given, columns_given) = region.seen, region.given
+        place = Place((y.start, x.start), spectrum)
+        sample = sampler(image[..., y, x], request, report, place)
+        own = (_within(rows_given, y), _within(columns_given, x))
+        result[..., rows_given, columns_given] = sample.image[..., own[0], own[1]]
+        tiles += sample.tiles
+        if sample.blur is not None:
+            blurs.append(_cells(sample.blur, own))
+    across = sum(region.given[0].start == 0 for region in regions)
+    blur = None
+    if blurs:
+        strips = [_joined(blurs[i : i + across], 2) for i in range(0, len(blurs), across)]
+        blur = _joined(strips, 1)
+    return Sample(result, blur, tiles)
+
+
+def _within(part: slice, whole: slice) -> slice:
+    return slice(part.start - whole.start, part.stop - whole.start)
+
+
+def _cells(blur: BlurField, own: tuple[slice, slice]) -> BlurField:
+    """The estimates for the cells of these pixels."""
+    rows, columns = (slice(s.start // CELL, -(-s.stop // CELL)) for s in own)
+    return BlurField(*(getattr(blur, name)[:, rows, columns] for name in _FIELDS))
+
+
+def _joined(blurs: list[BlurField], axis: int) -> BlurField:
+    return BlurField(*(torch.cat([getattr(b, name) for b in blurs], axis) for name in _FIELDS))
+
+
+def region_pixels(frame: tuple[int, int], max_memory: int | None) -> float:
+    """Pixels that a region may see on a CPU.
+
+    Args:
+        frame: (height, width) of the photo, which is in memory already.
+        max_memory: most bytes that this process may use; None: a share of what is free.
+
+    Raises:
+        InputError: the photo itself takes more.
+    """
+    photo = BYTES_PER_PIXEL["frame"] * frame[0] * frame[1]
+    if max_memory is None:
+        free = _free_memory()
+        return (
+            math.inf
+            if free is None
+            else max(0.0, _SHARE_OF_FREE * free - photo) / BYTES_PER_PIXEL["region"]
+        )
+    left = max_memory - _used_memory() - photo
+    if left <= 0:
+        raise InputError(
+            f"max_memory is {max_memory / 1e9:.1f} GB, but a photo of {frame[1]}x{frame[0]} takes "
+            f"{(_used_memory() + photo) / 1e9:.1f} GB with its result alone: allow more."
+        )
+    return left / BYTES_PER_PIXEL["region"]
+
+
+def _grid(config: ModelConfig) -> int:
+    """Regions begin at multiples of it, so that all windows and groups lie as in the frame."""
+    return math.lcm(config.alignment, GROUP_PIXELS if config.anchor == "wiener" else 1)
+
+
+def _cut(length: int, own: int, around: int) -> list[tuple[slice, slice]]:
+    """Seen and given parts along one axis."""
+    starts = range(0, length, own)
+    return [
+        (
+            slice(max(0, start - around), min(length, start + own + around)),
+            slice(start, min(length, start + own)),
+        )
+        for start in starts
+    ]
+
+
+def _used_memory() -> int:
+    """Resident bytes of this process; 0 where the system does not tell."""
+    pages = _number("/proc/self/statm", 1)
+    return 0 if pages is None else pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _free_memory() -> int | None:
+    """Bytes that the system, or the container around this process, can give; None if unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit is not None and used is not None:
+        free.append(limit - used)
+    return min(free, default=None)
+
+
+def _number(path: str, place: int = 0) -> int | None:
+    """A number of a file of the system; None if there is none."""
+    try:
+        return int(Path(path).read_text(encoding="ascii").split()[place])
+    except (OSError, IndexError, ValueError):
+        return None
