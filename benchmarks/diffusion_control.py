@@ -48,6 +48,8 @@ from freqdiff.errors import InputError
 SPACES = {"spectrum": spectrum_features, "patches": patch_features}
 MOST_WINDOWS = 32
 """Of one real photo, so that large ones count no more than others."""
+HANDS = 3
+"""Exposures with each time, whose mean is compared: hands move by chance."""
 OUTPUTS: tuple[Output, ...] = ("pixels", "attributes")
 
 Ladder = tuple[list[Camera], Conditions]
@@ -90,7 +92,7 @@ def ladders() -> dict[str, Ladder]:
     plain = Camera(iso=100, f_number=8, exposure_s=1 / 1000, focal_mm=50, focus_distance_m=1.5)
     return {
         "exposure_s": (
-            [dataclasses.replace(plain, exposure_s=2.0**-n, focal_mm=85) for n in range(8, 0, -1)],
+            [dataclasses.replace(plain, exposure_s=2.0**-n, focal_mm=85) for n in range(9, 1, -1)],
             dataclasses.replace(still, hand=Hand()),
         ),
         "f_number": (
@@ -127,10 +129,24 @@ def control(engine: Engine, photos: Sequence[Photo], seed: int = 0) -> list[dict
     for name, (cameras, conditions) in ladders().items():
         statistic = "noise" if name == "iso" else "blur_width_px"
         found, expected, each = [], [], []
+        hands = HANDS if conditions.hand is not None else 1
         for number, photo in enumerate(photos):
-            made = [photo.taken(engine, camera, conditions, seed + number) for camera in cameras]
-            found.append([getattr(measure(one.blurred), statistic) for one in made])
-            expected.append([predicted(name, one, photo.pixels) for one in made])
+            made = [
+                [
+                    photo.taken(engine, camera, conditions, seed + HANDS * number + hand)
+                    for hand in range(hands)
+                ]
+                for camera in cameras
+            ]
+            found.append(
+                [
+                    np.mean([getattr(measure(one.blurred), statistic) for one in same])
+                    for same in made
+                ]
+            )
+            expected.append(
+                [np.mean([predicted(name, one, photo.pixels) for one in same]) for same in made]
+            )
             each.append(rank_correlation(found[-1], expected[-1]))
         rows.append(
             {
@@ -257,7 +273,7 @@ def run(
 
 
 def crop_of(name: str, photo: Tensor, side: int) -> Photo:
-    """The middle of a photo.
+    """The part of a photo with most texture all over, in which blur can be measured.
 
     Raises:
         InputError: the photo is smaller than that.
@@ -265,7 +281,13 @@ def crop_of(name: str, photo: Tensor, side: int) -> Photo:
     height, width = photo.shape[1:]
     if min(height, width) < side:
         raise InputError(f"{name!r} has {width} x {height} px at this scale, less than {side}.")
-    top, left = (height - side) // 2, (width - side) // 2
+
+    def texture(place: tuple[int, int]) -> float:
+        part = photo[:, place[0] : place[0] + side, place[1] : place[1] + side]
+        return float(part.diff(dim=1).abs().median() + part.diff(dim=2).abs().median())
+
+    rows, columns = (range(0, n - side + 1, max(1, side // 2)) for n in (height, width))
+    top, left = max(((row, column) for row in rows for column in columns), key=texture)
     pixels = photo[:, top : top + side, left : left + side]
     return Photo(name, pixels, (top, left), (height, width))
 

@@ -59,11 +59,11 @@ def test_an_engine_that_does_not_listen_has_none() -> None:
 def test_content_counts_what_is_accepted() -> None:
     (crop,) = photos(1)
     shifted = crop.pixels.roll(3, 2)
-    soft = torch.nn.functional.avg_pool2d(crop.pixels[None], 3, 1, 1)[0]
+    soft = torch.nn.functional.avg_pool2d(crop.pixels[None], 3, 1, 1, count_include_pad=False)[0]
     row = bench.content([(crop, soft), (crop, soft), (crop, shifted)])
     assert (row["pairs"], row["accepted"]) == (3, 2)
     assert row["low_band_psnr_db"] > 35
-    assert row["largest_shift_px"] < 0.1
+    assert row["largest_shift_px"] < 0.3
     assert bench.content([(crop, shifted)]) == {"question": "content", "pairs": 1, "accepted": 0}
 
 

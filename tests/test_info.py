@@ -12,7 +12,7 @@ import pytest
 import torch
 import toys
 
-from freqdiff import __version__, info
+from freqdiff import __version__, info, processor
 from freqdiff_kernels import native
 
 
