@@ -90,13 +90,15 @@ def prepare(
         stage = BaseStage(pipeline, config)
     else:
         stage = AlignStage(pipeline, config)
+    accelerator = make_accelerator(output)
     # Each process sees other crops.
-    process = make_accelerator(output).process_index
+    seed = (config.seed, accelerator.process_index)
     training = DiffusionTraining(
         output,
         stage,
-        Stream(photos, config.batch, (config.seed, process), real),
+        Stream(photos, config.batch, seed, real),
         Stream(checked, config.batch, (_CHECK_SEED, config.seed), real),
+        accelerator,
         workers,
     )
     training.resume()

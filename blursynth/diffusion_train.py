@@ -55,6 +55,7 @@ class DiffusionTraining:
         stage: what is trained.
         stream: of this process.
         checks: whose first batch validates.
+        accelerator: of `make_accelerator`.
         workers: processes that prepare crops; None: as many as make sense.
 
     Raises:
@@ -67,10 +68,11 @@ class DiffusionTraining:
         stage: Stage,
         stream: Stream,
         checks: Stream,
+        accelerator: Accelerator,
         workers: int | None = None,
     ) -> None:
         self.folder, self.stage, self.config, self.stream = folder, stage, stage.config, stream
-        self.accelerator = make_accelerator(folder)
+        self.accelerator = accelerator
         device = self.accelerator.device
         stage.pipeline.to(device)
         for module in stage.others:
@@ -133,8 +135,8 @@ class DiffusionTraining:
             if self.step % _TOLD_STEPS == 0:
                 loss, rate = next(iter(told.values())), speed.recent()
                 shown.update(self.step, self.config.steps, loss, rate)
-                told |= {"rate": self.config.rate(self.step), "crops_per_s": rate}
-                self.accelerator.log(told, self.step)
+                more = {"rate": self.config.rate(self.step), "crops_per_s": rate}
+                self.accelerator.log({**told, **more}, self.step)
             if finish and self.step % _RATE_STEPS == 0:
                 if first is None:  # what came before was slower: first photos, first launches
                     first, begun = self.step, elapsed
