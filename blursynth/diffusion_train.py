@@ -96,6 +96,7 @@ class DiffusionTraining:
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
         self._recent: list[dict[str, float]] = []
+        self._talks = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -122,8 +123,8 @@ class DiffusionTraining:
         first, begun = None, 0.0
         start, earlier = time.monotonic(), self.seconds
         stream = batches(self.stream, self.step, self.accelerator.device, self.workers)
-        talks = progress and self.accelerator.is_main_process
-        shown, speed = Progress(self.step, self.config.steps, talks), Throughput()
+        self._talks = progress and self.accelerator.is_main_process
+        shown, speed = Progress(self.step, self.config.steps, self._talks), Throughput()
         crops = self.config.batch * self.accelerator.num_processes
         elapsed = 0.0
         while self.step < self.config.steps and elapsed < seconds:
@@ -228,7 +229,8 @@ class DiffusionTraining:
         self.history.append(row)
         with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        tqdm.write(json.dumps(row))
+        if self._talks:
+            tqdm.write(json.dumps(row))
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
