@@ -69,8 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"--{option} is for the stage {stage!r}: leave it out.")
     from blursynth.diffusion_load import require
 
-    for package in ("accelerate", "tensorboard", "diffusers", "transformers"):
-        require(package, "this training")
+    for package, extra in (
+        ("accelerate", "train"),
+        ("tensorboard", "train"),
+        ("diffusers", "synth"),
+        ("transformers", "synth"),
+    ):
+        require(package, "this training", extra)
     from blursynth.diffusion_align import AlignTraining
     from blursynth.diffusion_codec import CodecTraining
     from blursynth.diffusion_denoise import BaseTraining

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_INSTALL = 'install it with pip install "freqdiff-deblur[synth]"'
 
 
 def load_pipeline(
@@ -79,12 +78,13 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def require(package: str, what: str) -> None:
+def require(package: str, what: str, extra: str = "synth") -> None:
     """Raise ModelError, which says how to install it, if a package is not there."""
     try:
         __import__(package)
     except ImportError as error:
-        raise ModelError(f"{what} needs the package {package}: {_INSTALL}.".capitalize()) from error
+        install = f'install it with pip install "freqdiff-deblur[{extra}]"'
+        raise ModelError(f"{what} needs the package {package}: {install}.".capitalize()) from error
 
 
 def _where(name: str) -> dict[str, bool]:

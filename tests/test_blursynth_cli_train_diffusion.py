@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,12 @@ def test_photos_that_cannot_be_used(root: Path, tmp_path: Path) -> None:
         refused(result, words, program="blursynth")
     result = train(root, "--base", root / "base", "--out", root / "small" / "a.png")
     refused(result, program="blursynth")
+
+
+def test_a_package_that_is_not_there_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    result = train(root, "--base", root / "base")
+    refused(result, "needs the package tensorboard", "-deblur[train]", program="blursynth")
 
 
 def test_help_fits_on_a_page() -> None:
