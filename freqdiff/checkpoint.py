@@ -113,16 +113,25 @@ def load_model(name: str | os.PathLike[str]) -> Denoiser:
     return model.eval().requires_grad_(False)
 
 
+def model_config(settings: dict[str, Any]) -> ModelConfig:
+    """The configuration of JSON, where tuples are lists.
+
+    Raises:
+        ValueError, TypeError: it describes no model.
+    """
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+    }
+    return ModelConfig(**values)
+
+
 def _read_config(path: Path) -> tuple[ModelConfig, dict[str, str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        settings: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()
-        }
         digests = {str(k): str(v) for k, v in content["sha256"].items()}
         if not digests or any(Path(name).name != name for name in digests):
             raise ValueError("sha256 must name the weights files of the folder")
-        return ModelConfig(**settings), digests
+        return model_config(content["model"]), digests
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not a model configuration: {error}.") from error
 

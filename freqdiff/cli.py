@@ -17,6 +17,7 @@ from freqdiff import (
     cli_bench,
     cli_deblur,
     cli_evaluate,
+    cli_export,
     cli_info,
     cli_inspect,
     cli_train,
@@ -28,6 +29,7 @@ _COMMANDS = {
     "inspect": cli_inspect,
     "evaluate": cli_evaluate,
     "train": cli_train,
+    "export": cli_export,
     "info": cli_info,
     "bench": cli_bench,
 }

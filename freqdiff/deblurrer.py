@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,8 @@ from freqdiff import self_check
 from freqdiff.checkpoint import load_model
 from freqdiff.denoiser import Denoiser
 from freqdiff.errors import FreqDiffError, InputError
-from freqdiff.sampler import FrameSampler, Sample
+from freqdiff.sampler import FrameSampler, Sample, Solver
+from freqdiff.sampling import ddim
 from freqdiff.self_check import SelfCheck
 from freqdiff.tiling import smallest_tile
 
@@ -27,7 +29,7 @@ ENSEMBLES = (1, 2, 4, 8)
 BAND_CELL = 256
 BRIGHTNESS_SLACK = 5 / 255
 FLAT_RANGE = 2 / 255
-_SMALLEST_CHANGE = 1 / 255
+SMALLEST_CHANGE = 1 / 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Deblurrer(nn.Module):
         ensemble: int = 1,
         keep_band: bool = True,
         check: bool = False,
+        solver: Solver = ddim,
         callback: Callable[[int, int], None] | None = None,
     ) -> FrameResult:
         """Deblur one photo.
@@ -118,6 +121,7 @@ class Deblurrer(nn.Module):
                 photo, which takes as many times as long (self-ensemble, Timofte et al. 2016).
             keep_band: tie the mean colour of large cells to the input, see `tie_low_band`.
             check: compare the result, blurred again, with the photo, see `self_check`.
+            solver: how to get from noise to a photo.
             callback: called with (tiles done, tiles in all) over all steps; what it raises ends
                 the work.
 
@@ -147,7 +151,9 @@ class Deblurrer(nn.Module):
             turned = _turn(image, turns)
             while True:
                 try:
-                    return self._sampler(turned, steps, seed, largest, report, check and not turns)
+                    return self._sampler(
+                        turned, steps, seed, largest, report, check and not turns, solver
+                    )
                 except torch.OutOfMemoryError as error:
                     largest = min(largest, max(image.shape[-2:])) // 2
                     if largest < smallest:
@@ -168,7 +174,7 @@ class Deblurrer(nn.Module):
             result = tie_low_band(result, image)
         result = keep_flat(result, image)
         result = result.clamp_(0, 1)
-        changed = _largest_change(result, image) >= _SMALLEST_CHANGE
+        changed = bool(largest_change(result, image) >= SMALLEST_CHANGE)
         result = result if changed else image.clone()
         checked = None if blur is None else self_check.check(image, result, blur)
         kept = _to_cpu(result)
@@ -217,12 +223,36 @@ def tie_low_band(result: Tensor, image: Tensor) -> Tensor:
     differ by up to `BRIGHTNESS_SLACK`: light that was averaged before the camera's tone curve comes
     out brighter than the sharp photo (3 to 5 levels of 255 in REDS), and a deblurrer undoes that.
     """
-    height, width = result.shape[-2:]
-    cells = (max(1, round(height / BAND_CELL)), max(1, round(width / BAND_CELL)))
-    offset = F.adaptive_avg_pool2d(image, cells) - F.adaptive_avg_pool2d(result, cells)
-    brightness = offset.mean(1, keepdim=True)
-    offset -= brightness.clamp(-BRIGHTNESS_SLACK, BRIGHTNESS_SLACK)
-    return result.add_(F.interpolate(offset, size=(height, width), mode="bilinear"))
+    rows, columns = (_cell_weights(n, image.device) for n in image.shape[-2:])
+    offset = _between(rows.means, (image - result)[0], columns.means.mT)
+    offset = offset - offset.mean(0).clamp(-BRIGHTNESS_SLACK, BRIGHTNESS_SLACK)
+    return result.add_(_between(rows.blend, offset, columns.blend.mT))
+
+
+def _between(left: Tensor, planes: Tensor, right: Tensor) -> Tensor:
+    """left @ planes @ right for planes (3, h, w); bmm is traced for axes of one entry, too."""
+    planes = torch.bmm(left.expand(3, -1, -1), planes)
+    return torch.bmm(planes, right.expand(3, -1, -1))
+
+
+class _CellWeights(NamedTuple):
+    means: Tensor
+    blend: Tensor
+
+
+def _cell_weights(length: int, device: torch.device) -> _CellWeights:
+    """Means over the cells of an axis, (cells, length), and linear blending back, (length, cells).
+
+    As adaptive pooling and bilinear interpolation weigh, but as matrices: a graph of any runtime
+    holds them for any length.
+    """
+    cells = torch.sym_max((length + BAND_CELL // 2) // BAND_CELL, 1)  # type: ignore[no-untyped-call]
+    cell, pixel = torch.arange(cells, device=device)[:, None], torch.arange(length, device=device)
+    inside = (pixel >= cell * length // cells) & (pixel < ((cell + 1) * length - 1) // cells + 1)
+    means = inside.float()
+    centre = ((pixel + 0.5) * (cells / length) - 0.5).clamp(0, cells - 1)
+    blend = (1 - (centre - cell).abs()).clamp_min(0)
+    return _CellWeights(means / means.sum(1, keepdim=True), blend.mT)
 
 
 def keep_flat(result: Tensor, image: Tensor) -> Tensor:
@@ -238,10 +268,10 @@ def keep_flat(result: Tensor, image: Tensor) -> Tensor:
     return torch.lerp(image, result, share, out=result)
 
 
-def _largest_change(result: Tensor, image: Tensor) -> float:
+def largest_change(result: Tensor, image: Tensor) -> Tensor:
     """Largest mean absolute change in a cell of 16 px: small where the model did nothing."""
     change = (result - image).abs_().mean(1, keepdim=True)
-    return float(F.avg_pool2d(change, 16, ceil_mode=True).max())
+    return F.avg_pool2d(change, 16, ceil_mode=True).max()
 
 
 def _to_cpu(image: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from freqdiff_kernels import ops
 Progress = Callable[[int, int], None]
 Source = Callable[[], Tensor]
 Denoise = Callable[[Tensor, Tensor, ConditionMaps, tuple[int, int]], Tensor]
+Solver = Callable[[Callable[[Tensor, int], Tensor], Tensor, int], Tensor]
+"""x0^ of (denoise(x_t, t) -> x0^, noise, steps), such as `ddim`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,7 @@ class FrameSampler:
         largest: int,
         progress: Progress | None,
         keep_blur: bool = False,
+        solver: Solver = ddim,
     ) -> Sample:
         """Sample a frame.
 
@@ -80,6 +83,7 @@ class FrameSampler:
             largest: longest side of a tile, in pixels.
             progress: called with (tiles done, tiles in all) over all steps.
             keep_blur: return the estimated blur too, which takes 35 MB at 4K.
+            solver: how to get from noise to a photo.
         """
         check_seed(seed)
         config = self.denoiser.config
@@ -106,10 +110,10 @@ class FrameSampler:
                 self._noise = key, drawn.to(device, non_blocking=True)
             return self._noise[1]
 
-        if self._graphs and device.type == "cuda" and len(plan.positions) == 1:
+        if solver is ddim and self._graphs and device.type == "cuda" and len(plan.positions) == 1:
             result, blur = self._replay(photo(), noise(), steps, plan)
         else:
-            result, blur = self._run(photo, noise, steps, plan, progress, keep_blur)
+            result, blur = self._run(photo, noise, steps, plan, progress, keep_blur, solver)
         image = (result[..., :height, :width] * 0.5 + 0.5).float()
         return Sample(image, blur, len(plan.positions))
 
@@ -121,6 +125,7 @@ class FrameSampler:
         plan: TilePlan,
         progress: Progress | None,
         keep_blur: bool,
+        solver: Solver = ddim,
     ) -> tuple[Tensor, BlurField | None]:
         """Condition and sample.
 
@@ -150,7 +155,7 @@ class FrameSampler:
                 tiles, starts, plan.size, margin=plan.margin, channels_last=True
             )[None]
 
-        return ddim(denoise, noise(), steps), blur
+        return solver(denoise, noise(), steps), blur
 
     def _tile(
         self, x: Tensor, t: int, maps: ConditionMaps, plan: TilePlan, position: tuple[int, int]

@@ -39,7 +39,9 @@ LAYERS = (
         "freqdiff.denoiser",
         "freqdiff.diffusion",
         "freqdiff.layers",
+        "freqdiff.export",
         "freqdiff.model",
+        "freqdiff.pipeline",
         "freqdiff.sampler",
         "freqdiff.sampling",
         "freqdiff.self_check",
@@ -153,6 +155,6 @@ def test_import_is_fast_and_light() -> None:
     assert seconds <= 0.3, f"import freqdiff takes {seconds:.2f} s beyond torch"
 
     heavy = {"accelerate", "diffusers", "imagecodecs", "peft", "scipy", "skimage"}
-    heavy |= {"blursynth", "tensorboard", "tifffile", "transformers"}
+    heavy |= {"blursynth", "onnx", "onnxruntime", "tensorboard", "tifffile", "transformers"}
     assert not heavy & {name.split(".")[0] for name in loaded}
     assert not [name for name in loaded if fnmatchcase(name, "PIL.*ImagePlugin")]
