@@ -20,6 +20,7 @@ from freqdiff.errors import InputError
 from freqdiff.images import ImageInput, open_image
 from freqdiff.model import ModelConfig
 from freqdiff.sampler import Solver
+from freqdiff.sampling import trailing_timesteps
 
 try:
     from diffusers import (
@@ -196,6 +197,7 @@ class FreqDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
             )
         config: ModelConfig = self.denoiser.denoiser.config
         steps = config.default_steps if num_inference_steps is None else num_inference_steps
+        trailing_timesteps(steps)  # refuses what is no number of steps
         deblurrer = Deblurrer(self.denoiser.denoiser, config.name)
         self._interrupt = False
         results = []
