@@ -96,11 +96,13 @@ def load_model(name: str | os.PathLike[str]) -> Denoiser:
             f"folder that holds {_CONFIG} and its weights."
         )
     config, digests = _read_config(root / _CONFIG)
+    # A configuration may ask for any amount of memory: it gets that of the weights that are there.
+    with torch.device("meta"):
+        expected = {k: v.shape for k, v in weights(Denoiser(config))}
+    largest = sum(4 * shape.numel() + 1000 for shape in expected.values())
     tensors: dict[str, Tensor] = {}
     for name_of_shard, digest in digests.items():
-        tensors |= _read_shard(root / name_of_shard, digest)
-    model = Denoiser(config)
-    expected = {k: v.shape for k, v in weights(model)}
+        tensors |= _read_shard(root / name_of_shard, digest, largest)
     if expected != {k: v.shape for k, v in tensors.items()}:
         wrong = sorted(set(expected) ^ set(tensors)) or sorted(
             k for k, v in tensors.items() if v.shape != expected[k]
@@ -109,6 +111,7 @@ def load_model(name: str | os.PathLike[str]) -> Denoiser:
             f"The weights in {root} are of another architecture than {_CONFIG} describes, "
             f"first at {wrong[0]!r}."
         )
+    model = Denoiser(config)
     model.load_state_dict({k: v.float() for k, v in tensors.items()})
     return model.eval().requires_grad_(False)
 
@@ -132,12 +135,14 @@ def _read_config(path: Path) -> tuple[ModelConfig, dict[str, str]]:
         if not digests or any(Path(name).name != name for name in digests):
             raise ValueError("sha256 must name the weights files of the folder")
         return model_config(content["model"]), digests
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is not a model configuration: {error}.") from error
 
 
-def _read_shard(path: Path, digest: str) -> dict[str, Tensor]:
+def _read_shard(path: Path, digest: str, largest: int) -> dict[str, Tensor]:
     try:
+        if not path.is_file() or path.stat().st_size > largest:
+            raise OSError(f"it is no file of at most {largest} bytes")
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read; copy the whole model folder again.") from error

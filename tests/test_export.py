@@ -60,7 +60,8 @@ def test_portable_form_is_the_same_function(config: ModelConfig) -> None:
         truth = exact.denoise(x.double(), t, exact.condition(y.double()))
     own = (expected - truth).abs().max()
     assert not torch.equal(got, expected)
-    assert (got - truth).abs().max() <= 4 * own + 1e-5
+    # A sum of 64 products rounds 64 / log2(64) times as often as an FFT.
+    assert (got - truth).abs().max() <= 64 / 6 * own
 
 
 def test_fixed_size_with_noise() -> None:

@@ -1,7 +1,7 @@
 """Deblurs the frames of a video, one after the other: `python video_frames.py FRAMES OUT`.
 
 Before it, `ffmpeg -i in.mp4 FRAMES/%06d.png` writes the frames; after it
-`ffmpeg -framerate 30 -i OUT/%06d.png -i in.mp4 -map 0:v -map 1:a? out.mp4` joins them with the sound.
+`ffmpeg -framerate 30 -i OUT/%06d.png -i in.mp4 -map 0:v -map 1:a? out.mp4` joins them with sound.
 One step, the default of `tiny`, needs no noise, so frames do not flicker; with more steps the same
 seed keeps the noise still.
 """
