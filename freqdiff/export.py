@@ -9,6 +9,7 @@ the caller's to tile.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -37,6 +38,10 @@ SMALLEST_SIDE, LARGEST_SIDE = 160, 16384
 """Of photos of any size: below, tracing takes sizes of 1 in coarse maps for constants."""
 _ALIGNMENT = 32
 _OPSET = 20
+_ONNX_MISSING = (
+    "ONNX files need the packages onnx and onnxscript: install them with "
+    'pip install "freqdiff-deblur[onnx]".'
+)
 
 
 class DeblurGraph(nn.Module):
@@ -111,7 +116,8 @@ def to_torch_export(
     Args:
         model: on the CPU.
         part: "deblur" (`DeblurGraph`) or "denoiser" (`DenoiserGraph`).
-        size: (height, width) of the photos, at least 32 px; any from 160 to 16384 px if None.
+        size: (height, width) of the photos, at least 32 px; any from 160 to 16384 px if None,
+            for models without attention.
         steps: of "deblur"; the model's default if None. The graph holds each of them.
 
     Returns:
@@ -127,6 +133,11 @@ def to_torch_export(
         raise InputError(f"part is {part!r}, expected 'deblur' or 'denoiser'.")
     if size is not None and min(size) < _ALIGNMENT:
         raise InputError(f"size is {size}, expected a height and a width of at least 32 px.")
+    if size is None and denoiser.config.attention:
+        raise InputError(
+            f"Model {model.name!r} has attention, whose windows need a photo of known size: give "
+            "a size."
+        )
     if model.device.type != "cpu":
         raise InputError(f"The model is on {model.device}, expected the CPU: load it with 'cpu'.")
     height, width = size or (SMALLEST_SIDE + 40, SMALLEST_SIDE + 170)
@@ -162,39 +173,26 @@ def to_torch_export(
         )
 
 
-def to_onnx(
-    model: Deblurrer,
-    *,
-    part: Part = "deblur",
-    size: tuple[int, int] | None = None,
-    steps: int | None = None,
-) -> bytes:
-    """An ONNX file (opset 20) of a part of a model; arguments as of `to_torch_export`.
+def to_onnx(program: ExportedProgram) -> bytes:
+    """An ONNX file (opset 20) of a program of `to_torch_export`; its output is called "sharp".
 
     Raises:
-        InputError: an option that cannot be used, or onnx and onnxscript are not installed.
+        InputError: onnx or onnxscript is not installed.
     """
     try:
         import onnx
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            "ONNX files need the packages onnx and onnxscript: install them with "
-            'pip install "freqdiff-deblur[onnx]".'
-        ) from error
-    program = to_torch_export(model, part=part, size=size, steps=steps)
+        raise InputError(_ONNX_MISSING) from error
     with _quiet():
-        exported = torch.onnx.export(program, dynamo=True, opset_version=_OPSET, verbose=False)
+        exported = torch.onnx.export(
+            program, dynamo=True, opset_version=_OPSET, output_names=["sharp"], verbose=False
+        )
     assert exported is not None
     proto = exported.model_proto
-    if foreign := {node.domain for node in proto.graph.node if node.domain not in ("", "ai.onnx")}:
+    if foreign := {node.domain for node in proto.graph.node} - {"", "ai.onnx"}:
         raise FreqDiffError(f"The graph holds operations of {sorted(foreign)}, expected none.")
-    for output, name in zip(proto.graph.output, ("sharp",), strict=True):
-        for node in proto.graph.node:
-            node.output[:] = [name if value == output.name else value for value in node.output]
-        output.name = name
     proto.producer_name = "freqdiff"
-    proto.doc_string = f"{part} of the model {model.name}"
     onnx.checker.check_model(proto)
     return bytes(proto.SerializeToString())
 
@@ -211,17 +209,20 @@ def export(
     """Write a graph to a file, whole or not at all; arguments as of `to_torch_export`.
 
     Raises:
-        InputError: an option that cannot be used.
+        InputError: an option that cannot be used, or "onnx" without the packages for it.
         OutputError: the file cannot be written.
     """
     if format not in FORMATS:
         raise InputError(f"format is {format!r}, expected 'onnx' or 'torch-export'.")
+    if format == "onnx" and importlib.util.find_spec("onnxscript") is None:
+        raise InputError(_ONNX_MISSING)  # before the minute that tracing takes
+    program = to_torch_export(model, part=part, size=size, steps=steps)
     if format == "onnx":
-        content = to_onnx(model, part=part, size=size, steps=steps)
+        content = to_onnx(program)
     else:
         stream = io.BytesIO()
         with _quiet():
-            torch.export.save(to_torch_export(model, part=part, size=size, steps=steps), stream)
+            torch.export.save(program, stream)
         content = stream.getvalue()
     write_atomically(path, content)
 
