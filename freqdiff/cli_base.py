@@ -60,8 +60,8 @@ def tile_size(text: str) -> int | Literal["auto"]:
         ) from None
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a model and how it runs."""
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model and its steps."""
     parser.add_argument(
         "--model", default="tiny", metavar="NAME", help="shipped model or model folder (tiny)"
     )
@@ -71,6 +71,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="sampling steps, 1 to 1000 (as the model prefers)",
     )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model and how it runs."""
+    add_network_options(parser)
     parser.add_argument(
         "--seed", type=whole_number(0), default=0, metavar="N", help="of the random numbers (0)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from freqdiff.cli_base import whole_number
+from freqdiff.cli_base import add_network_options, whole_number
 
 SUMMARY = "write a model as ONNX or torch.export graph"
 USAGE = "--format onnx|torch-export -o FILE [options]"
@@ -28,15 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("deblur", "denoiser"),
         help="from photo to photo, or one evaluation of the network (deblur)",
     )
-    parser.add_argument(
-        "--model", default="tiny", metavar="NAME", help="shipped model or model folder (tiny)"
-    )
-    parser.add_argument(
-        "--steps",
-        type=whole_number(1, 1000),
-        metavar="N",
-        help="sampling steps in the graph (as the model prefers)",
-    )
+    add_network_options(parser)
     parser.add_argument(
         "--size",
         type=whole_number(32, 16384),

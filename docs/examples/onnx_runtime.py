@@ -1,8 +1,8 @@
 """Deblurs in ONNX Runtime, without torch: `python onnx_runtime.py MODEL blurred.jpg sharp.png`.
 
-`freqdiff export --format onnx -o freqdiff.onnx` writes the model. Photos of at least 160 px a side;
-of 12 megapixels it takes about 8 GB of memory, so larger ones are for `freqdiff.deblur`, which
-tiles.
+`freqdiff export --format onnx -o freqdiff.onnx` writes the model. Photos have at
+least 160 px a side. One of 1920x1080 takes 1.2 GB of memory, others in proportion; for large ones
+there is `freqdiff.deblur`, which tiles.
 """
 
 import sys
