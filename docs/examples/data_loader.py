@@ -6,14 +6,13 @@ step on, with any number of worker processes.
 
 import sys
 
-import freqdiff.data
 from blursynth.recipes import RECIPES
+from freqdiff.data import DataConfig, PairBlocks
+from freqdiff.stream import batches
 
-config = freqdiff.data.DataConfig(
-    crop=128, pairs_per_block=16, recipe=RECIPES["physics_full"], seed=3
-)
-stream = freqdiff.data.PairBlocks(sys.argv[1], config)
-for step, pairs in enumerate(freqdiff.data.batches(stream, batch=8, first_step=0, workers=0)):
+config = DataConfig(crop=128, pairs_per_block=16, recipe=RECIPES["physics_full"], seed=3)
+stream = PairBlocks(sys.argv[1], config)
+for step, pairs in enumerate(batches(stream, batch=8, first_step=0, workers=0)):
     # Here: loss = criterion(network(pairs.blurred), pairs.sharp); loss.backward(); ...
     error = (pairs.blurred - pairs.sharp).square().mean()
     print(f"step {step}: {tuple(pairs.blurred.shape)}, mean squared difference {error:.5f}")
