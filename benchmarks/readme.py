@@ -155,8 +155,8 @@ def reliability() -> list[str]:
     if killed := read("kills"):
         lines += [
             f"* A batch of {killed['photos']} photos that was killed {killed['kills']} times at "
-            f"any moment: {len(killed['lost'])} results were lost or half written, and the next run "
-            "completed the rest with the very files of an undisturbed run.",
+            f"any moment: {len(killed['lost'])} results were lost or half written, and the next "
+            "run completed the rest with the very files of an undisturbed run.",
             "",
             source(killed["provenance"]),
         ]
