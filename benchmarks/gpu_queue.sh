@@ -3,8 +3,9 @@
 # build with CUDA, test, measure, and train side by side for the time that is left.
 #
 #   benchmarks/gpu_queue.sh --output DIR --data PHOTOS [--val PHOTOS] [--resume DIR] [--minutes M]
-#                           [--only "build info tests kernels photos synthesis train peers"]
+#                           [--only "build info tests kernels photos synthesis diffusion train peers"]
 #                           [--train "base adv tiny gaussian ..."] [--peers "nafnet ..."] [--commit SHA]
+#                           [--stages "codec base align"] [--real BLURRED_PHOTOS]
 #   benchmarks/gpu_queue.sh --output DIR --dry-run      the same in miniature on a CPU
 #
 # Everything is written to --output in files of at most 15 MB: logs, results (*.json), and for each
@@ -16,13 +17,22 @@
 # the GPU. The variables NAME_STEPS (base: BASE_STEPS) say how long the schedules are; TABLE_STEPS that
 # of the kinds of blur. The step peers, which is left out if it is not asked for, trains base and the
 # networks of benchmarks/peers that --peers names on the same pairs, PEER_STEPS steps of PEER_BATCH
-# crops each, and compares them on --val (table1.json). --commit is for a copy of the sources without their history. Needs python
+# crops each, and compares them on --val (table1.json).
+#
+# The step diffusion, which is left out too if it is not asked for, trains the small base of the
+# diffusion engine of blursynth (blur_codec, blur_base, blur_align, with the same files each) and
+# measures it; it takes all the time, or half of it where trainings follow. --stages names the stages
+# that are to be trained, or to go on; the one before them is then taken from --resume. It also needs
+# diffusers, transformers, peft, and the vocabulary in open-clip-torch.
+#
+# --commit is for a copy of the sources without their history. Needs python
 # with torch and setuptools, pybind11, pillow, safetensors, huggingface_hub, tqdm, accelerate,
 # tensorboard and pytest.
 set -uo pipefail
 
 OUTPUT='' DATA='' VAL='' RESUME='' MINUTES=8 DRY='' PYTHON=${PYTHON:-python3}
 ONLY='build info tests kernels photos synthesis train' TRAIN='base adv'
+STAGES='codec base align' REAL=''
 PEERS='rrdb airnet dgunet mprnet nafnet uformer restormer'
 while (($#)); do
   case $1 in
@@ -33,6 +43,8 @@ while (($#)); do
     --minutes) MINUTES=$2; shift 2 ;;
     --only) ONLY=$2; shift 2 ;;
     --train) TRAIN=$2; shift 2 ;;
+    --stages) STAGES=$2; shift 2 ;;
+    --real) REAL=$2; shift 2 ;;
     --peers) PEERS=$2; shift 2 ;;
     --commit) export FREQDIFF_COMMIT=$2; shift 2 ;;
     --dry-run) DRY=1; shift ;;
@@ -42,9 +54,14 @@ done
 [[ -n $OUTPUT ]] || { echo "gpu_queue.sh: --output DIR is missing" >&2; exit 2; }
 [[ -n $DRY || -d $DATA ]] || { echo "gpu_queue.sh: --data must name a folder of photos" >&2; exit 2; }
 [[ -z $RESUME || -d $RESUME ]] || { echo "gpu_queue.sh: --resume $RESUME is no folder" >&2; exit 2; }
+wanted() { [[ " $ONLY " == *" $1 "* ]]; }
+if [[ -z $DRY && ! -d $REAL ]] && wanted diffusion && [[ " $STAGES " == *" align "* ]]; then
+  echo "gpu_queue.sh: --real must name a folder of blurred photos" >&2; exit 2
+fi
 mkdir -p "$OUTPUT"
 OUTPUT=$(realpath "$OUTPUT")
 DATA=${DATA:+$(realpath "$DATA")} VAL=${VAL:+$(realpath "$VAL")} RESUME=${RESUME:+$(realpath "$RESUME")}
+REAL=${REAL:+$(realpath "$REAL")}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
@@ -54,7 +71,6 @@ COMPILE=(--compile)
 echo -e 'step\texit\tseconds' > "$OUTPUT/queue.tsv"
 
 left() { echo $((DEADLINE - $(date +%s))); }
-wanted() { [[ " $ONLY " == *" $1 "* ]]; }
 
 # report NAME CODE START: the end of the step's log, and a row of the table.
 report() {
@@ -97,7 +113,8 @@ restore() {
 # Model folder and state of a model to the output, the state in parts.
 keep() {
   local name=$1
-  [[ -f $WORK/$name/model/config.json ]] || return 0
+  # What each writes last.
+  [[ -f $WORK/$name/model/config.json || -f $WORK/$name/model/training.json ]] || return 0
   rm -rf "${OUTPUT:?}/$name" "$OUTPUT/$name.state."*
   cp -r "$WORK/$name/model" "$OUTPUT/$name"
   (cd "$WORK/$name" && sha256sum state.safetensors) > "$OUTPUT/$name.state.sha256"
@@ -203,6 +220,65 @@ train_all() {
   find "$OUTPUT" -path '*/table_blur/*' -name 'state.safetensors' -delete
 }
 
+# Where the result of a stage of the diffusion engine is, of this run or of an earlier one.
+stage_result() {
+  local folder
+  for folder in "$WORK/blur_$1/model" "$RESUME/blur_$1"; do
+    [[ ! -f $folder/training.json ]] || { echo "$folder"; return; }
+  done
+}
+
+# The stages of the diffusion engine one after the other, each with its share of the time; then what
+# they are worth.
+train_diffusion() {
+  local stage name before='' start code seconds share shares=0 minutes total base real
+  local -A parts=([codec]=2 [base]=5 [align]=3)
+  local -a command
+  for stage in $STAGES; do ((shares += ${parts[$stage]:-0})); done
+  total=$(($(left) - 90))
+  ! wanted train || total=$((total / 2))
+  [[ -z $DRY ]] || total=300
+  for stage in codec base align; do
+    name=blur_$stage
+    if [[ " $STAGES " == *" $stage "* ]]; then
+      seconds=$((total * ${parts[$stage]} / shares))
+      share=$(($(left) - 60))
+      ((seconds <= share)) || seconds=$share
+      ((seconds >= 20)) || { echo "no time left to train $name"; FAILED=1; break; }
+      echo "== train $name (at most $seconds s)"
+      start=$(date +%s) code=0
+      restore "$name"
+      printf -v minutes '%d.%02d' $((seconds / 60)) $((seconds % 60 * 100 / 60))
+      command=("$PYTHON" -m blursynth train-diffusion --stage "$stage" --sharp "$DATA"
+        --out "$WORK/$name" --minutes "$minutes")
+      [[ -z $VAL ]] || command+=(--val "$VAL")
+      [[ -z $before ]] || command+=(--base "$(stage_result "$before")")
+      [[ $stage != align ]] || command+=(--real "${REAL:-$DATA}" --hold-out)
+      if [[ -n $DRY ]]; then
+        command+=(--steps 2 --batch 2 --crop 64)
+      else
+        case $stage in
+          codec) command+=(--batch 64) ;;
+          base) command+=(--batch 32) ;;
+          align) command+=(--batch 16) ;;
+        esac
+        command+=(--finish)
+      fi
+      timeout --kill-after=10 $((seconds + 45)) "${command[@]}" > "$WORK/train_$name.log" 2>&1 ||
+        code=$?
+      report "train_$name" "$code" "$start"
+      keep "$name"
+    fi
+    before=$stage
+  done
+  base=$(stage_result base) real=$(stage_result align)
+  command=("$PYTHON" -m benchmarks.diffusion_control --base "$base" --sharp "${VAL:-$DATA}"
+    --real "${REAL:-$DATA}" --output "$OUTPUT/diffusion_control.json")
+  [[ -z $real ]] || command+=(--lora "$real")
+  [[ -z $DRY ]] || command+=(--photos 1 --draws 1 --crop 64 --steps 1)
+  [[ -z $base ]] || step benchmark_diffusion 120 "${command[@]}"
+}
+
 # Base and its peers with one budget and without compiling, then side by side on held-out photos.
 compare_peers() {
   local TRAIN="base_equal $PEERS" COMPILE=() name
@@ -236,6 +312,7 @@ else
   wanted synthesis && step benchmark_synthesis 60 "$PYTHON" -m benchmarks.blursynth \
     --photos "$DATA" --output "$OUTPUT/blursynth_gpu.json"
 fi
+wanted diffusion && train_diffusion
 wanted train && train_all
 wanted peers && compare_peers
 cat "$OUTPUT/queue.tsv"

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from blursynth import cli_build, cli_inspect, cli_synthesize, cli_train_gan
+from blursynth import cli_build, cli_inspect, cli_synthesize, cli_train_diffusion, cli_train_gan
 from blursynth.cli_base import INTERRUPTED, Parser, complain, sentence
 
 _COMMANDS = {
@@ -20,6 +20,7 @@ _COMMANDS = {
     "inspect": cli_inspect,
     "build": cli_build,
     "train-gan": cli_train_gan,
+    "train-diffusion": cli_train_diffusion,
 }
 
 

@@ -37,6 +37,17 @@ def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
+def minutes(text: str) -> float:
+    """A type of argument: a time above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected minutes above 0, got {text!r}")
+    return value
+
+
 def sentence(error: BaseException) -> str:
     """What went wrong, on one line."""
     if isinstance(error, FreqDiffError):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +67,7 @@ def load_pipeline(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of transformers: reading weights takes seconds."""
+    """No progress bars of transformers: reading and writing weights takes seconds."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -189,7 +192,7 @@ def _unusable(name: str, part: str, error: Exception) -> ModelError:
 
 
 def load_lora(pipeline: BlurSynthPipeline, path: str) -> None:
-    """Add LoRA weights to U-Net, text encoder and ControlNet, by PEFT.
+    """Add LoRA weights to U-Net, text encoder, ControlNet and decoder, by PEFT.
 
     Args:
         pipeline: that the weights were made for.
@@ -203,13 +206,15 @@ def load_lora(pipeline: BlurSynthPipeline, path: str) -> None:
 
     file = Path(path) / LORA_FILE if Path(path).is_dir() else Path(path)
     try:
-        weights = load_file(file)
-        control = {k: v for k, v in weights.items() if k.startswith("controlnet.")}
-        rest = {k: v for k, v in weights.items() if k not in control}
+        weights = rest = load_file(file)
+        # Those that the pipelines of diffusers do not know.
+        for part in ("controlnet", "vae"):
+            own = {k: v for k, v in weights.items() if k.startswith(f"{part}.")}
+            rest = {k: v for k, v in rest.items() if k not in own}
+            if own:
+                getattr(pipeline, part).load_lora_adapter(own, prefix=part)
         if rest:
             pipeline.load_lora_weights(rest)
-        if control:
-            pipeline.controlnet.load_lora_adapter(control, prefix="controlnet")
         if not weights:
             raise ValueError("the file is empty")
     except Exception as error:
@@ -227,6 +232,8 @@ def add_lora(
 ) -> list[torch.nn.Parameter]:
     """Add trainable LoRA weights, which do nothing yet, and give them; all others stay frozen.
 
+    Of the part "vae" the decoder gets them.
+
     Raises:
         ModelError: PEFT is not installed.
     """
@@ -236,7 +243,13 @@ def add_lora(
     added = []
     for name in parts:
         part = getattr(pipeline, name)
-        part.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=rank,
+            target_modules=list(targets),
+            exclude_modules=r"encoder\..*" if name == "vae" else None,
+        )
+        part.add_adapter(config)
         added += [value for key, value in part.named_parameters() if "lora_" in key]
     return added
 
@@ -265,3 +278,36 @@ def save_lora(
     }
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(folder) / LORA_FILE, save(weights))
+
+
+def save_pipeline(pipeline: BlurSynthPipeline, folder: Path) -> None:
+    """Write a pipeline with weights in float16 for `load_pipeline`; the one that the folder holds
+    is replaced by the whole new one.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    parts: dict[str, Any] = {
+        name: copy.deepcopy(part).half() if isinstance(part, torch.nn.Module) else part
+        for name, part in pipeline.components.items()
+    }
+    for part in parts.values():
+        if hasattr(part, "register_to_config"):
+            part.register_to_config(_name_or_path="")  # a folder of this machine
+    new = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    with _quiet():
+        type(pipeline)(**parts).save_pretrained(new)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def weights_digest(pipeline: BlurSynthPipeline) -> str:
+    """SHA-256 of all weights of a pipeline."""
+    digest = hashlib.sha256()
+    for name, part in sorted(pipeline.components.items()):
+        if isinstance(part, torch.nn.Module):
+            for key, value in sorted(part.state_dict().items()):
+                digest.update(f"{name}.{key}".encode())
+                digest.update(value.float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

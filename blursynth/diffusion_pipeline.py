@@ -184,6 +184,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         content: Tensor,
         maps: Tensor | None = None,
         prompts: Sequence[str] | None = None,
+        known: Sequence[bool] | None = None,
     ) -> Physics:
         """c_physics of B photos.
 
@@ -192,25 +193,23 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
             content: (B, 3, H, W) the photos, for device, dtype and size.
             maps: (B, 4, H, W) of `physics_map`; without, nothing is told.
             prompts: instead of `Camera.prompt`.
+            known: false where the camera is not told at all; without, all are.
         """
+        known = [True] * len(content) if known is None else list(known)
         text = [camera.prompt() for camera in cameras] if prompts is None else list(prompts)
-        tokens = self.encode_text(text)
+        tokens = self.encode_text([one if k else "" for one, k in zip(text, known, strict=True)])
+        mask = torch.tensor(known, device=tokens.device)
         if self.camera_encoder is not None:
             vectors = camera_vectors(cameras).to(tokens)
-            tokens = torch.cat((tokens, self.camera_encoder(vectors)), 1)
+            tokens = torch.cat((tokens, self.camera_encoder(vectors, mask)), 1)
         if maps is None:
-            maps = _no_maps(content)
-        return Physics(tokens, maps)
+            maps = content.new_zeros(len(content), PHYSICS_CHANNELS, *content.shape[-2:])
+        return Physics(tokens, maps * mask[:, None, None, None])
 
     def unknown_physics(self, content: Tensor) -> Physics:
-        """c_physics of B photos (B, 3, H, W) whose camera is not told: for guidance, and for the
-        share of a training batch that learns to do without."""
-        tokens = self.encode_text([""] * len(content))
-        if self.camera_encoder is not None:
-            vectors = torch.zeros(len(content), self.camera_encoder.config.settings).to(tokens)
-            known = torch.zeros(len(content), dtype=torch.bool)
-            tokens = torch.cat((tokens, self.camera_encoder(vectors, known)), 1)
-        return Physics(tokens, _no_maps(content))
+        """c_physics of B photos (B, 3, H, W) whose camera is not told: for guidance."""
+        count = len(content)
+        return self.encode_physics([Camera()] * count, content, known=[False] * count)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """(B, 77, D) of the text encoder; what is longer than 77 tokens is cut."""
@@ -376,9 +375,3 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
             raise InputError(f"guidance_scale is {guidance_scale}, expected at least 1.")
         if output not in OUTPUTS:
             raise InputError(f"output is {output!r}, expected one of {', '.join(OUTPUTS)}.")
-
-
-def _no_maps(content: Tensor) -> Tensor:
-    """Physics maps that say nothing."""
-    height, width = content.shape[-2:]
-    return content.new_zeros(len(content), PHYSICS_CHANNELS, height, width)

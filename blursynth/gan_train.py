@@ -8,28 +8,30 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from blursynth.build_plan import list_photos
+from blursynth.collapse import RECENT, collapsed, means
 from blursynth.gan import Discriminator, Generator, GeneratorConfig, draw_noise, save_generator
-from blursynth.photo_scale import read_at_scale
-from freqdiff.atomic import write_atomically
+from blursynth.photo_crops import Crops
+from blursynth.training_state import (
+    load_optimizer,
+    optimizer_tensors,
+    put,
+    read_state,
+    take,
+    write_state,
+)
 from freqdiff.errors import InputError, TrainingError
 
-STATE = "state.safetensors"
 _LOW_BAND = 16
-_RECENT = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,32 +63,6 @@ class GanConfig:
     save_every: int = 250
     seed: int = 0
     generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
-
-
-class Crops:
-    """Random crops of the photos of a folder at one scale, turned and mirrored."""
-
-    def __init__(self, folder: Path, names: Sequence[str], crop: int, long_side: int) -> None:
-        self.crop = crop
-        photos = [(name, read_at_scale(folder / name, long_side)) for name in names]
-        large = [(name, photo) for name, photo in photos if min(photo.shape[1:]) >= crop]
-        if not large:
-            raise InputError(
-                f"No photo of {str(folder)!r} has {crop} px on each side: give larger ones."
-            )
-        self.names = tuple(name for name, _ in large)
-        self._photos = [(photo * 255).byte() for _, photo in large]
-
-    def draw(self, rng: np.random.Generator, batch: int) -> Tensor:
-        """(batch, 3, crop, crop) in [-1, 1]."""
-        return torch.stack([self._one(rng) for _ in range(batch)]).float() / 127.5 - 1
-
-    def _one(self, rng: np.random.Generator) -> Tensor:
-        photo = self._photos[int(rng.integers(len(self._photos)))]
-        top, left = (int(rng.integers(side - self.crop + 1)) for side in photo.shape[1:])
-        crop = photo[:, top : top + self.crop, left : left + self.crop]
-        crop = torch.rot90(crop, int(rng.integers(4)), (1, 2))
-        return crop.flip(2) if rng.random() < 0.5 else crop
 
 
 class GanTraining:
@@ -130,7 +106,7 @@ class GanTraining:
                 self._check(self.advance())
                 bar.update()
                 if self.step % 50 == 0:
-                    self.history.append({"step": self.step, **self._means(50)})
+                    self.history.append({"step": self.step, **means(self._recent[-50:])})
                     bar.set_postfix({k: f"{v:.3f}" for k, v in self.history[-1].items()})
                 if self.step % self.config.save_every == 0:
                     self.save()
@@ -183,27 +159,9 @@ class GanTraining:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    def _means(self, count: int) -> dict[str, float]:
-        recent = self._recent[-count:]
-        return {
-            name: round(sum(losses[name] for losses in recent) / len(recent), 5)
-            for name in recent[0]
-        }
-
     def _check(self, losses: dict[str, float]) -> None:
-        self._recent = [*self._recent[1 - _RECENT :], losses]
-        what = None
-        if not all(math.isfinite(value) for value in losses.values()):
-            what = "a loss is not finite"
-        elif len(self._recent) == _RECENT:
-            means = self._means(_RECENT)
-            if means["discriminator"] < 0.01:
-                what = "the discriminator tells all photos apart, so the generator learns nothing"
-            elif all(abs(one["discriminator"] - 2) < 1e-4 for one in self._recent):
-                what = "the discriminator gives all photos the same score"
-            elif means["content"] > 0.25:
-                what = "the generator does not keep what the photo shows"
-        if what is not None:
+        self._recent = [*self._recent[1 - RECENT :], losses]
+        if (what := collapsed(self._recent)) is not None:
             raise TrainingError(
                 f"Training diverged at step {self.step}: {what}; give another seed or more photos."
             )
@@ -216,14 +174,12 @@ class GanTraining:
         """
         facts = {"steps": self.step, **json.loads(self.settings), "history": self.history}
         save_generator(self.folder, self.averaged, facts)
-        metadata = {
-            "settings": self.settings,
-            "step": str(self.step),
-            "history": json.dumps(self.history),
-            "recent": json.dumps(self._recent),
-        }
-        tensors = {key: value.detach().contiguous() for key, value in self._tensors().items()}
-        write_atomically(self.folder / STATE, save(tensors, metadata))
+        tensors = put("network", self.networks.state_dict())
+        tensors |= put("average", self.averaged.state_dict())
+        for name, optimizer in self.optimizers.items():
+            tensors |= put(name, optimizer_tensors(optimizer))
+        facts = {"step": self.step, "history": self.history, "recent": self._recent}
+        write_state(self.folder, tensors, self.settings, facts)
 
     def resume(self) -> bool:
         """Go on from the folder's state; False if there is none.
@@ -231,47 +187,16 @@ class GanTraining:
         Raises:
             TrainingError: the state is of a run with other settings or photos, or damaged.
         """
-        path = self.folder / STATE
-        if not path.is_file():
+        state = read_state(self.folder, self.settings)
+        if state is None:
             return False
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(
-                f"{str(path)!r} is not a training state ({error}): give another folder."
-            ) from error
-        if metadata.get("settings") != self.settings:
-            raise TrainingError(
-                f"{str(path)!r} was written by a run with other settings or photos: "
-                "give the same ones, or another folder."
-            )
-        self.networks.load_state_dict(_below("network", tensors))
-        self.averaged.load_state_dict(_below("average", tensors))
+        tensors, facts = state
+        self.networks.load_state_dict(take("network", tensors))
+        self.averaged.load_state_dict(take("average", tensors))
         for name, optimizer in self.optimizers.items():
-            state = optimizer.state_dict()
-            for key, value in _below(name, tensors).items():
-                index, _, field = key.partition(".")
-                state["state"].setdefault(int(index), {})[field] = value
-            optimizer.load_state_dict(state)
-        self.step = int(metadata["step"])
-        self.history = json.loads(metadata["history"])
-        self._recent = json.loads(metadata["recent"])
+            load_optimizer(optimizer, take(name, tensors))
+        self.step, self.history, self._recent = (facts[k] for k in ("step", "history", "recent"))
         return True
-
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"network.{key}": value for key, value in self.networks.state_dict().items()}
-        tensors |= {f"average.{key}": value for key, value in self.averaged.state_dict().items()}
-        for name, optimizer in self.optimizers.items():
-            for index, moments in optimizer.state_dict()["state"].items():
-                tensors |= {f"{name}.{index}.{field}": value for field, value in moments.items()}
-        return tensors
-
-
-def _below(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    start = f"{name}."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
 def train_gan(

@@ -18,12 +18,9 @@ import torch
 from freqdiff import __version__
 from freqdiff.checkpoint import load_model, shipped_models
 from freqdiff.errors import ModelError
+from freqdiff.processor import cpu_features, cpu_name
 from freqdiff_kernels import native, ops
 
-_FEATURES = (
-    *("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl"),
-    *("avx512_bf16", "avx512_fp16", "amx_bf16", "neon", "asimd"),
-)
 _OPTIONAL = ("triton", "accelerate", "tensorboard", "tifffile", "imagecodecs")
 
 
@@ -155,28 +152,6 @@ def git_commit() -> str | None:
 def device_name(device: torch.device) -> str:
     """Name of a GPU, or of the processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-
-
-def cpu_name() -> str:
-    """Name of the processor, as far as the system tells."""
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
-
-
-def cpu_features() -> list[str]:
-    """The vector instructions of the processor that matter here; empty if unknown."""
-    info = _cpuinfo()
-    flags = set((info.get("flags") or info.get("Features") or "").split())
-    return [name for name in _FEATURES if name in flags]
-
-
-def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return {}
-    rows = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in rows}
 
 
 def _version(package: str) -> str | None:

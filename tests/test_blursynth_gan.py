@@ -27,8 +27,10 @@ from blursynth.gan import (
     load_generator,
     save_generator,
 )
-from blursynth.gan_train import STATE, Crops, GanConfig, GanTraining, train_gan
+from blursynth.gan_train import GanConfig, GanTraining, train_gan
+from blursynth.photo_crops import Crops
 from blursynth.photo_scale import read_at_scale
+from blursynth.training_state import STATE
 from freqdiff.errors import InputError, ModelError, OutputError, PhotoError, TrainingError
 
 SMALL = GeneratorConfig(channels=8, blocks=1, long_side=120)

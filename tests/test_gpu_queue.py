@@ -1,6 +1,7 @@
 """The script for a machine with a GPU does all its steps in miniature on a CPU."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -42,6 +43,33 @@ def test_dry_run_writes_results_and_resumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_dry_run_trains_the_diffusion_engine(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    if importlib.util.find_spec("open_clip") is None:
+        pytest.skip("open-clip-torch is not installed")
+    first, second = tmp_path / "first", tmp_path / "second"
+    done = run("--output", str(first), "--dry-run", "--only", "diffusion")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split("\t")[0] for line in (first / "queue.tsv").read_text().splitlines()[2:]]
+    assert rows == [
+        "train_blur_codec",
+        "train_blur_base",
+        "train_blur_align",
+        "benchmark_diffusion",
+    ]
+    files = [path for path in first.rglob("*") if path.is_file()]
+    assert max(path.stat().st_size for path in files) <= 15_000_000
+    measured = json.loads((first / "diffusion_control.json").read_text())
+    assert {row["engine"] for row in measured} == {"physics", "base", "aligned"}
+    options = ["--only", "diffusion", "--stages", "base align", "--resume", str(first)]
+    again = run("--output", str(second), "--dry-run", *options)
+    assert again.returncode == 0, again.stdout + again.stderr
+    for stage in ("base", "align"):
+        assert "goes on at step 2" in (second / f"train_blur_{stage}.log").read_text()
+    assert not (second / "blur_codec").exists()
+
+
+@pytest.mark.slow
 def test_peers_are_trained_with_one_budget_and_compared(tmp_path: Path) -> None:
     options = ("--dry-run", "--only", "peers", "--peers", "nafnet rrdb")
     done = run("--output", str(tmp_path), *options)
@@ -61,6 +89,7 @@ def test_peers_are_trained_with_one_budget_and_compared(tmp_path: Path) -> None:
         ([], "--output DIR is missing"),
         (["--output", "x", "--fast"], "unknown option --fast"),
         (["--output", "x"], "--data must name a folder"),
+        (["--output", "x", "--data", ".", "--only", "diffusion"], "--real must name a folder"),
     ],
 )
 def test_wrong_options_are_named(options: list[str], message: str) -> None:

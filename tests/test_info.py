@@ -12,7 +12,7 @@ import pytest
 import torch
 import toys
 
-from freqdiff import __version__, info
+from freqdiff import __version__, info, processor
 from freqdiff_kernels import native
 
 
@@ -91,6 +91,6 @@ def test_provenance_and_memory() -> None:
 
 
 def test_unknown_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(info, "_cpuinfo", dict)
-    assert info.cpu_features() == []
-    assert isinstance(info.cpu_name(), str)
+    monkeypatch.setattr(processor, "_cpuinfo", dict)
+    assert processor.cpu_features() == []
+    assert isinstance(processor.cpu_name(), str)

@@ -1,0 +1,358 @@
+"""Whether the diffusion engine obeys the camera, keeps the photo, and looks like real blur.
+
+`python -m benchmarks.diffusion_control --base DIR [--lora DIR] --sharp HELD_OUT --real PHOTOS`
+
+* Control: each photo is taken with a ladder of exposure times, apertures and sensitivities, all
+  else equal. Blur width and noise are estimated from the generated photo (output "pixels", what the
+  network made) by `blursynth.statistics`, and compared with what physics predicts: mean extent of
+  the blur field, standard deviation of the noise. Spearman's rank correlation over the ladder, mean
+  over the photos.
+* Content: pairs with random settings are measured by `blursynth.certificate`; shift and PSNR of the
+  low band are those of accepted pairs.
+* Distance of the same pairs from real blurred photos that the alignment was not trained on
+  (`train-diffusion --hold-out`), in the features of `blursynth.features`.
+
+The rows of the engine `physics` say what the estimators can see at best. Writes
+benchmarks/results/diffusion_control.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.harness import RESULTS, provenance
+from blursynth.build_plan import list_photos
+from blursynth.camera import Camera
+from blursynth.certificate import certify
+from blursynth.diffusion_conditions import physics_map
+from blursynth.diffusion_config import DiffusionConfig, Output
+from blursynth.distances import LEAST_PHOTOS, distance
+from blursynth.engines import Engine, engine_of
+from blursynth.features import gather, patch_features, spectrum_features
+from blursynth.motion import Hand
+from blursynth.photo_scale import read_at_scale
+from blursynth.physics import Synthesis
+from blursynth.shot import Conditions, sample_shot
+from blursynth.statistics import measure
+from freqdiff.errors import InputError
+
+SPACES = {"spectrum": spectrum_features, "patches": patch_features}
+MOST_WINDOWS = 32
+"""Of one real photo, so that large ones count no more than others."""
+HANDS = 3
+"""Exposures with each time, whose mean is compared: hands move by chance."""
+OUTPUTS: tuple[Output, ...] = ("pixels", "attributes")
+
+Ladder = tuple[list[Camera], Conditions]
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A crop of a sharp photo.
+
+    Attributes:
+        name: of the photo.
+        pixels: (3, H, W) sRGB.
+        origin: position (y, x) of the crop in the frame.
+        frame: height and width of the photo.
+    """
+
+    name: str
+    pixels: Tensor
+    origin: tuple[int, int]
+    frame: tuple[int, int]
+
+    def taken(self, engine: Engine, camera: Camera, conditions: Conditions, seed: int) -> Synthesis:
+        """The photo as an engine blurs it."""
+        return engine(
+            self.pixels,
+            camera,
+            conditions=conditions,
+            seed=seed,
+            frame_size=self.frame,
+            origin=self.origin,
+        )
+
+
+def ladders() -> dict[str, Ladder]:
+    """Cameras that differ in one setting, by the name of the setting.
+
+    Without diffraction, whose blur grows where that of defocus falls.
+    """
+    still = Conditions(hand=None, diffraction=False, mosaic=False, highlights=0)
+    plain = Camera(iso=100, f_number=8, exposure_s=1 / 1000, focal_mm=50, focus_distance_m=1.5)
+    return {
+        "exposure_s": (
+            [dataclasses.replace(plain, exposure_s=2.0**-n, focal_mm=85) for n in range(9, 1, -1)],
+            dataclasses.replace(still, hand=Hand()),
+        ),
+        "f_number": (
+            [dataclasses.replace(plain, f_number=2 ** (n / 2)) for n in range(1, 9)],
+            dataclasses.replace(still, distance_m=3),
+        ),
+        "iso": ([dataclasses.replace(plain, iso=100 * 2.0**n) for n in range(9)], still),
+    }
+
+
+def predicted(name: str, made: Synthesis, sharp: Tensor) -> float:
+    """What physics expects of a photo of a ladder: pixels of blur, or noise."""
+    if name == "iso":
+        iso = float(made.scene.development.iso[0])
+        return float(physics_map(made.field, sharp, iso)[3].mean())
+    extent = torch.hypot(*made.field.motion) if name == "exposure_s" else made.field.defocus.abs()
+    return float(extent.mean())
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's; equal values share the mean of their ranks, and a constant gives 0."""
+    ranks = []
+    for values in (np.array(a), np.array(b)):
+        below, same = (f(values[:, None], values).sum(1) for f in (np.greater, np.equal))
+        ranks.append(below + same / 2)
+    if min(np.ptp(one) for one in ranks) == 0:
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def control(engine: Engine, photos: Sequence[Photo], seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of rank correlations over each ladder."""
+    rows = []
+    for name, (cameras, conditions) in ladders().items():
+        statistic = "noise" if name == "iso" else "blur_width_px"
+        found, expected, each = [], [], []
+        hands = HANDS if conditions.hand is not None else 1
+        for number, photo in enumerate(photos):
+            made = [
+                [
+                    photo.taken(engine, camera, conditions, seed + HANDS * number + hand)
+                    for hand in range(hands)
+                ]
+                for camera in cameras
+            ]
+            found.append(
+                [
+                    np.mean([getattr(measure(one.blurred), statistic) for one in same])
+                    for same in made
+                ]
+            )
+            expected.append(
+                [np.mean([predicted(name, one, photo.pixels) for one in same]) for same in made]
+            )
+            each.append(rank_correlation(found[-1], expected[-1]))
+        rows.append(
+            {
+                "question": "control",
+                "setting": name,
+                "statistic": statistic,
+                "rank_correlation": round(float(np.mean(each)), 4),
+                "worst_photo": round(min(each), 4),
+                "photos": len(photos),
+                "steps_of_ladder": len(cameras),
+                "measured": [round(float(v), 4) for v in np.mean(found, 0)],
+                "predicted": [round(float(v), 4) for v in np.mean(expected, 0)],
+            }
+        )
+    return rows
+
+
+def pairs(
+    engine: Engine, photos: Sequence[Photo], draws: int, seed: int = 0
+) -> list[tuple[Photo, Tensor]]:
+    """Photos blurred with random settings that blur visibly, the same for every engine."""
+    made = []
+    for number, photo in enumerate(photos):
+        for draw in range(draws):
+            one = seed + draws * number + draw
+            camera, conditions = sample_shot(np.random.default_rng(one), photo.frame[1])
+            made.append((photo, photo.taken(engine, camera, conditions, one).blurred))
+    return made
+
+
+def content(made: Sequence[tuple[Photo, Tensor]]) -> dict[str, Any]:
+    """Certificates of pairs."""
+    certificates = [certify(photo.pixels, blurred) for photo, blurred in made]
+    accepted = [one for one in certificates if one.passed]
+    row: dict[str, Any] = {
+        "question": "content",
+        "pairs": len(certificates),
+        "accepted": len(accepted),
+    }
+    if accepted:
+        row["low_band_psnr_db"] = round(float(np.mean([c.low_band_psnr_db for c in accepted])), 3)
+        row["least_low_band_psnr_db"] = round(min(c.low_band_psnr_db for c in accepted), 3)
+        row["shift_px"] = round(float(np.median([c.shift_px for c in accepted])), 4)
+        row["largest_shift_px"] = round(max(c.shift_px for c in accepted), 4)
+    return row
+
+
+def distances(
+    made: Sequence[tuple[Photo, Tensor]], real: Sequence[tuple[str, Tensor]]
+) -> list[dict[str, Any]]:
+    """Rows of distances from real photos, one for each space of features."""
+    rows = []
+    for space, features in SPACES.items():
+        samples = gather([(photo.name, blurred) for photo, blurred in made], features)
+        target = gather(real, features, MOST_WINDOWS)
+        found = distance(samples, target)
+        rows.append(
+            {
+                "question": "distance",
+                "features": space,
+                "frechet": round(found.frechet, 4),
+                "kid": round(found.kid, 5),
+                "kid_stderr": round(found.kid_stderr, 5),
+                "windows": len(samples.photo),
+                "real_photos": target.photos,
+            }
+        )
+    return rows
+
+
+def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By how much the alignment lowers each distance, as a share of that before it."""
+    found = []
+    for row in rows:
+        if row["question"] == "distance" and row["engine"] == "aligned":
+            same = ("question", "features", "output")
+            (before,) = (
+                one
+                for one in rows
+                if one["engine"] == "base" and all(one.get(k) == row.get(k) for k in same)
+            )
+            falls = {
+                f"{name}_falls_by": round(1 - row[name] / before[name], 4)
+                for name in ("frechet", "kid")
+                if before[name] > 0
+            }
+            keys = {"features": row["features"], "output": row["output"]}
+            found.append({"question": "alignment", "engine": "aligned", **keys, **falls})
+    return found
+
+
+def run(
+    engines: dict[str, tuple[Output | None, Engine]],
+    photos: Sequence[Photo],
+    real: Sequence[tuple[str, Tensor]],
+    draws: int,
+    seed: int,
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """All rows.
+
+    Args:
+        engines: "physics", "base output" and "aligned output" with their outputs.
+        photos: sharp ones.
+        real: blurred ones; with fewer than `LEAST_PHOTOS` no distance is measured.
+        draws: pairs of each photo.
+        seed: of the settings.
+        say: told of each row.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, (output, engine) in engines.items():
+        made = pairs(engine, photos, draws, seed)
+        own = [content(made)]
+        if len(real) >= LEAST_PHOTOS:
+            own += distances(made, real)
+        # With attributes the noise is that of the physics engine, and blur follows the pixels.
+        if output != "attributes":
+            own += control(engine, photos, seed)
+        for row in own:
+            row |= {"engine": name.split()[0], "output": output}
+            say(json.dumps(row))
+        rows += own
+    return rows + compared(rows)
+
+
+def crop_of(name: str, photo: Tensor, side: int) -> Photo:
+    """The part of a photo with most texture all over, in which blur can be measured.
+
+    Raises:
+        InputError: the photo is smaller than that.
+    """
+    height, width = photo.shape[1:]
+    if min(height, width) < side:
+        raise InputError(f"{name!r} has {width} x {height} px at this scale, less than {side}.")
+
+    def texture(place: tuple[int, int]) -> float:
+        part = photo[:, place[0] : place[0] + side, place[1] : place[1] + side]
+        return float(part.diff(dim=1).abs().median() + part.diff(dim=2).abs().median())
+
+    rows, columns = (range(0, n - side + 1, max(1, side // 2)) for n in (height, width))
+    top, left = max(((row, column) for row in rows for column in columns), key=texture)
+    pixels = photo[:, top : top + side, left : left + side]
+    return Photo(name, pixels, (top, left), (height, width))
+
+
+def held_out(folder: Path, lora: Path | None) -> list[str]:
+    """Names of the real photos that the alignment has not seen."""
+    names = list_photos(folder, leave_out=Path(folder, ".none"))
+    if lora is None:
+        return list(names)
+    seen = json.loads((lora / "training.json").read_text(encoding="utf-8"))["settings"]["real"]
+    return [name for name in names if name not in set(seen)]
+
+
+def main() -> None:
+    """Generate, measure, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--base", required=True, metavar="DIR", help="result of the stage base")
+    add("--lora", type=Path, metavar="DIR", help="result of the stage align")
+    add("--sharp", type=Path, required=True, metavar="DIR", help="sharp photos nobody learned from")
+    add("--real", type=Path, metavar="DIR", help="real blurred photos")
+    add("--photos", type=int, default=8, help="sharp photos that are used (8)")
+    add("--draws", type=int, default=4, help="pairs of each (4)")
+    add("--crop", type=int, default=256)
+    add("--long-side", type=int, default=1280, help="larger photos are shrunk to it (1280)")
+    add("--steps", type=int, default=8, help="of DDIM (8)")
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, default=RESULTS / "diffusion_control.json")
+    options = parser.parse_args()
+    names = list_photos(options.sharp, leave_out=Path(options.sharp, ".none"))[: options.photos]
+    photos = [
+        crop_of(name, read_at_scale(options.sharp / name, options.long_side), options.crop)
+        for name in names
+    ]
+    real = []
+    if options.real is not None:
+        real = [
+            (name, read_at_scale(options.real / name, options.long_side))
+            for name in held_out(options.real, options.lora)
+        ]
+    engines: dict[str, tuple[Output | None, Engine]] = {"physics": (None, engine_of("physics"))}
+    for name, lora in (("base", None), ("aligned", options.lora)):
+        for output in OUTPUTS if name == "base" or lora else ():
+            config = DiffusionConfig(
+                options.base,
+                lora=None if lora is None else str(lora),
+                output=output,
+                steps=options.steps,
+            )
+            engines[f"{name} {output}"] = (output, engine_of(config))
+    rows = run(engines, photos, real, options.draws, options.seed)
+    settings = {
+        "steps": options.steps,
+        "crop": options.crop,
+        "long_side": options.long_side,
+        "seed": options.seed,
+    }
+    facts = provenance("cuda" if torch.cuda.is_available() else "cpu")
+    written = [row | settings | {"provenance": facts} for row in rows]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()

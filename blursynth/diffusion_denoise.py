@@ -1,0 +1,175 @@
+"""Stage (ii): U-Net, ControlNet, text and camera encoder learn to blur as physics does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blursynth.diffusion_conditions import combine
+from blursynth.diffusion_load import save_pipeline, weights_digest
+from blursynth.diffusion_pipeline import BlurSynthPipeline
+from blursynth.diffusion_stage import Loss, Stage, TrainingConfig
+from blursynth.diffusion_stream import Batch
+from freqdiff.errors import ModelError
+
+PARTS = ("unet", "controlnet", "text_encoder", "camera_encoder")
+CHECK_STEPS, CHECK_PHOTOS = 8, 4
+"""Steps of DDIM for validation pictures, and photos on them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseTraining(TrainingConfig):
+    """Recipe of stage (ii).
+
+    Attributes:
+        parts: of the pipeline that learn; for a base that was trained by others, the ControlNet
+            and the camera encoder may be enough.
+        drop_physics: share of the photos whose camera is not told, for guidance.
+        drop_maps: share of the others that get text and numbers but no physics map, without which
+            nothing would be learned from these.
+    """
+
+    parts: tuple[str, ...] = PARTS
+    drop_physics: float = 0.1
+    drop_maps: float = 0.15
+
+
+class Denoised(NamedTuple):
+    """A prediction for noisy latents of blurred photos.
+
+    Attributes:
+        clean: latents of the blurred photos, (B, C, h, w).
+        noisy: z_t.
+        timestep: (B,).
+        predicted, target: noise or velocity, as the scheduler says.
+    """
+
+    clean: Tensor
+    noisy: Tensor
+    timestep: Tensor
+    predicted: Tensor
+    target: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean square of what is missing."""
+        return F.mse_loss(self.predicted.float(), self.target.float())
+
+
+class BaseStage(Stage):
+    """The denoiser and its conditions, by the plain diffusion loss."""
+
+    name = "base"
+    config: BaseTraining
+
+    def __init__(self, pipeline: BlurSynthPipeline, config: BaseTraining) -> None:
+        self.pipeline, self.config = pipeline, config
+        self.settings: dict[str, Any] = {"base": weights_digest(pipeline)}
+        learns: dict[str, torch.nn.Parameter] = {}
+        for part in config.parts:
+            if (module := pipeline.components.get(part)) is None or part not in PARTS:
+                raise ModelError(
+                    f"The base has no part {part!r} that could learn: name some of "
+                    f"{', '.join(PARTS)}."
+                )
+            module.requires_grad_(True)
+            learns |= {f"{part}.{name}": value for name, value in module.named_parameters()}
+        self.networks = {"denoiser": learns}
+
+    def losses(self, batch: Batch, step: int, noise: torch.Generator) -> Iterator[Loss]:
+        """Timesteps spread evenly over the batch; some photos without camera or map."""
+        count, device = len(batch.sharp), batch.sharp.device
+        last = self.pipeline.scheduler.config.num_train_timesteps
+        timestep = spread(count, last, noise)
+        draws = torch.rand(2, count, generator=noise)
+        known = (draws[0] >= self.config.drop_physics).tolist()
+        mapped = (draws[1] >= self.config.drop_maps).to(device)
+        maps = batch.maps * mapped[:, None, None, None]
+        made = denoise(self.pipeline, batch, timestep, noise, maps, known)
+        yield Loss("denoiser", made.loss, {"loss": made.loss.detach()})
+
+    def validate(self, batch: Batch) -> tuple[dict[str, float], list[Tensor]]:
+        """Loss at fixed noise; sharp, blurred by physics and generated photos."""
+        noise = torch.Generator().manual_seed(0)
+        last = self.pipeline.scheduler.config.num_train_timesteps
+        losses = [
+            float(denoise(self.pipeline, batch, timestep, noise, batch.maps).loss)
+            for timestep in (spread(len(batch.sharp), last, noise) for _ in range(4))
+        ]
+        images = generate(self.pipeline, batch)
+        shown = [batch.sharp[:CHECK_PHOTOS], batch.blurred[:CHECK_PHOTOS], images]
+        return {"check": sum(losses) / len(losses)}, shown
+
+    def save(self, folder: Path, batch: Batch) -> None:
+        """The whole pipeline."""
+        save_pipeline(self.pipeline, folder)
+
+
+def denoise(
+    pipeline: BlurSynthPipeline,
+    batch: Batch,
+    timestep: Tensor,
+    noise: torch.Generator,
+    maps: Tensor,
+    known: Sequence[bool] | None = None,
+) -> Denoised:
+    """Add noise to the latents of the blurred photos, and predict it.
+
+    Args:
+        pipeline: that predicts.
+        batch: of pairs.
+        timestep: (B,) on the CPU.
+        noise: on the CPU.
+        maps: (B, 4, H, W) that are shown.
+        known: false where the camera is not told; all are known without.
+    """
+    with torch.no_grad():
+        clean = pipeline.encode(batch.blurred, generator=noise).float()
+    drawn = torch.randn(clean.shape, generator=noise).to(clean)
+    timestep = timestep.to(clean.device)
+    scheduler = pipeline.scheduler
+    noisy = scheduler.add_noise(clean, drawn, timestep)
+    target = drawn
+    if scheduler.config.prediction_type == "v_prediction":
+        target = scheduler.get_velocity(clean, drawn, timestep)
+    physics = pipeline.encode_physics(batch.cameras, batch.sharp, maps, known=known)
+    predicted = pipeline.predict(noisy, timestep, combine(batch.sharp, physics))
+    return Denoised(clean, noisy, timestep, predicted, target)
+
+
+def clean_estimate(scheduler: Any, made: Denoised) -> Tensor:
+    """Latents (B, C, h, w) without noise, in one step: sqrt(a) z_t - sqrt(1 - a) v of a velocity,
+    (z_t - sqrt(1 - a) e) / sqrt(a) of a noise, with a the product of the alphas at t."""
+    products: Tensor = scheduler.alphas_cumprod.to(made.noisy.device)
+    share = products[made.timestep][:, None, None, None]
+    signal, rest = share.sqrt(), (1 - share).sqrt()
+    if scheduler.config.prediction_type == "v_prediction":
+        return signal * made.noisy - rest * made.predicted.float()
+    return (made.noisy - rest * made.predicted.float()) / signal
+
+
+def spread(count: int, last: int, noise: torch.Generator) -> Tensor:
+    """(count,) timesteps below `last`, one in each of as many equal spans: less noise in the loss
+    than if each were drawn alone."""
+    spans = torch.randperm(count, generator=noise) + torch.rand(count, generator=noise)
+    return (spans * last / count).long().clamp(max=last - 1)
+
+
+def generate(pipeline: BlurSynthPipeline, batch: Batch) -> Tensor:
+    """The first photos of a batch (B, 3, H, W) as the pipeline blurs them."""
+    pipeline.set_progress_bar_config(disable=True)
+    images: Tensor = pipeline(
+        batch.sharp[:CHECK_PHOTOS],
+        batch.cameras[:CHECK_PHOTOS],
+        batch.maps[:CHECK_PHOTOS],
+        num_inference_steps=CHECK_STEPS,
+        generator=torch.Generator().manual_seed(0),
+        output="pixels",
+    ).images
+    return images

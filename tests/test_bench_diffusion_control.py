@@ -1,0 +1,123 @@
+"""The measures of the diffusion engine: control, content, distance; other engines to compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny_base import tiny
+from toys import photo, picture
+
+from benchmarks import diffusion_control as bench
+from blursynth.engines import engine_of
+from blursynth.physics import Synthesis
+from blursynth.physics import synthesize as physics
+from freqdiff.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = ("coffee", "astronaut", "chelsea")
+
+
+def photos(count: int = 2, side: int = 192) -> list[bench.Photo]:
+    return [bench.crop_of(name, photo(300, 400, name), side) for name in NAMES[:count]]
+
+
+def test_rank_correlation() -> None:
+    assert bench.rank_correlation([1, 2, 3, 4], [1, 10, 11, 90]) == pytest.approx(1)
+    assert bench.rank_correlation([4, 3, 2], [1, 10, 11]) == pytest.approx(-1)
+    assert bench.rank_correlation([5, 5, 5], [1, 2, 3]) == 0
+    # Ties count neither for nor against: of scipy.stats.spearmanr.
+    assert bench.rank_correlation([1, 2, 2, 3], [4, 1, 2, 3]) == pytest.approx(-0.316228, abs=1e-5)
+
+
+def test_the_physics_engine_has_control() -> None:
+    rows = {row["setting"]: row for row in bench.control(engine_of("physics"), photos())}
+    assert set(rows) == {"exposure_s", "f_number", "iso"}
+    for row in rows.values():
+        assert row["rank_correlation"] > 0.85, row
+        assert row["photos"] == 2
+        assert len(row["measured"]) == len(row["predicted"]) == row["steps_of_ladder"]
+    assert rows["f_number"]["predicted"] == sorted(rows["f_number"]["predicted"], reverse=True)
+
+
+def test_an_engine_that_does_not_listen_has_none() -> None:
+    def deaf(sharp: torch.Tensor, camera: Any, **options: Any) -> Synthesis:
+        made = physics(sharp, camera, **options)
+        noise = torch.randn(sharp.shape, generator=torch.Generator().manual_seed(1))
+        return Synthesis((sharp + 0.02 * noise).clamp(0, 1), made.camera, made.scene, made.field)
+
+    for row in bench.control(deaf, photos(1)):
+        assert row["rank_correlation"] == 0, row
+
+
+def test_content_counts_what_is_accepted() -> None:
+    (crop,) = photos(1)
+    shifted = crop.pixels.roll(3, 2)
+    soft = torch.nn.functional.avg_pool2d(crop.pixels[None], 3, 1, 1, count_include_pad=False)[0]
+    row = bench.content([(crop, soft), (crop, soft), (crop, shifted)])
+    assert (row["pairs"], row["accepted"]) == (3, 2)
+    assert row["low_band_psnr_db"] > 35
+    assert row["largest_shift_px"] < 0.3
+    assert bench.content([(crop, shifted)]) == {"question": "content", "pairs": 1, "accepted": 0}
+
+
+def test_by_how_much_the_alignment_helps() -> None:
+    def row(engine: str, output: str, frechet: float) -> dict[str, Any]:
+        return {
+            "question": "distance",
+            "features": "patches",
+            "engine": engine,
+            "output": output,
+            "frechet": frechet,
+            "kid": frechet / 10 - 0.5,
+        }
+
+    rows = [row("base", "pixels", 10), row("base", "attributes", 4)]
+    rows += [row("aligned", "pixels", 7), row("aligned", "attributes", 5)]
+    found = bench.compared(rows)
+    assert [one["frechet_falls_by"] for one in found] == [0.3, -0.25]
+    assert found[0]["kid_falls_by"] == pytest.approx(0.6)
+    assert "kid_falls_by" not in found[1]
+
+
+def test_too_small_a_photo() -> None:
+    with pytest.raises(InputError, match="'a' has 300 x 100 px"):
+        bench.crop_of("a", torch.zeros(3, 100, 300), 128)
+
+
+def test_the_whole_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny().save_pretrained(tmp_path / "base")
+    for kind, names in (("sharp", ("coffee",)), ("real", "abcdef")):
+        (tmp_path / kind).mkdir()
+        for name in names:
+            Image.fromarray(picture(130, 140)).save(tmp_path / kind / f"{name}.png")
+    (tmp_path / "lora").mkdir()
+    facts = {"settings": {"real": ["a.png", "c.png", "e.png"]}}
+    (tmp_path / "lora" / "training.json").write_text(json.dumps(facts))
+    assert bench.held_out(tmp_path / "real", tmp_path / "lora") == ["b.png", "d.png", "f.png"]
+    monkeypatch.setattr(bench, "ladders", lambda one=bench.ladders: {"iso": one()["iso"]})
+    # Of three photos in each set; one photo here stands for three.
+    monkeypatch.setattr(bench, "distances", lambda made, real: [{"question": "distance"}])
+    options = ["--base", "base", "--sharp", "sharp", "--real", "real", "--output", "out.json"]
+    monkeypatch.chdir(tmp_path)
+    small = ["--crop", "64", "--photos", "1", "--draws", "1", "--steps", "1"]
+    monkeypatch.setattr(sys, "argv", ["diffusion_control", *options, *small])
+    bench.main()
+    rows = json.loads((tmp_path / "out.json").read_text())
+    asked = [(row["engine"], row["output"], row["question"]) for row in rows]
+    measured = ("content", "distance", "control")
+    assert asked == [
+        *(("physics", None, name) for name in measured),
+        *(("base", "pixels", name) for name in measured),
+        *(("base", "attributes", name) for name in measured[:2]),
+    ]
+    assert all(row["provenance"]["torch"] and row["steps"] == 1 for row in rows)
+    assert "wrote out.json" in capsys.readouterr().out
