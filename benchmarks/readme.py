@@ -140,6 +140,29 @@ def self_check() -> list[str]:
     ]
 
 
+def reliability() -> list[str]:
+    """What damaged files and killed batches led to."""
+    lines = []
+    if fuzzed := read("fuzz"):
+        counts = fuzzed["counts"]
+        lines += [
+            f"* {fuzzed['files']} damaged photo files made from {fuzzed['formats']} kinds: "
+            f"{counts.get('refused', 0)} were refused with one sentence, the others could be read; "
+            f"{counts.get('crash', 0)} crashes, {counts.get('finding', 0)} other findings.",
+            "",
+            source(fuzzed["provenance"]),
+        ]
+    if killed := read("kills"):
+        lines += [
+            f"* A batch of {killed['photos']} photos that was killed {killed['kills']} times at "
+            f"any moment: {len(killed['lost'])} results were lost or half written, and the next "
+            "run completed the rest with the very files of an undisturbed run.",
+            "",
+            source(killed["provenance"]),
+        ]
+    return lines
+
+
 def speed() -> list[str]:
     """Whole photos on the CPU and, if measured, on a GPU."""
     lines = [
@@ -315,6 +338,7 @@ def render(text: str) -> str:
         "quality": quality(),
         "check": self_check(),
         "steps": steps(),
+        "reliability": reliability(),
         "table1": compared("table1", comparison.table1),
         "downstream": downstream(),
         "trainings": trainings(),

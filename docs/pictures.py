@@ -16,6 +16,7 @@ from torch import Tensor
 import freqdiff
 from blursynth import Camera, Conditions, Hand, shot, synthesize
 from blursynth.psf_picture import draw_kernels
+from freqdiff.blur_filter import CELL, kernels_of
 from freqdiff.check_picture import draw_check
 from freqdiff.sampling import ddim, frame_noise
 from freqdiff_kernels import ops
@@ -208,6 +209,34 @@ def self_check(image: Tensor) -> None:
     draw_check(blurred, result.check).save(TARGET / "self_check.jpg", quality=85)
 
 
+def how_it_works(image: Tensor) -> None:
+    """The photo shaken along a line, the kernels that were estimated, their filter, the result."""
+    scene = {"frame_size": (2160, 3840), "origin": (888, 1632)}
+    camera = Camera(focal_mm=50, exposure_s=1 / 4, focus_distance_m=2, f_number=5.6)
+    hand = Conditions(hand=Hand(drift_deg_s=1.5))
+    blurred = synthesize(image, camera, seed=4, conditions=hand, **scene).blurred  # type: ignore[arg-type]
+    model = freqdiff.load("tiny", "cpu")
+    with torch.inference_mode():
+        maps = model.denoiser.condition(blurred[None] * 2 - 1)
+    assert maps.blur is not None
+    top, left, rows, columns = 7, 5, 4, 6  # in cells
+    kernels = kernels_of(maps.blur.log_psf)[0, top : top + rows, left : left + columns]
+    filtered = (maps.anchor[0] * 0.5 + 0.5).clamp(0, 1)
+    pictures = {
+        "blurred photo": blurred,
+        "Wiener filter: where diffusion starts": filtered,
+        "result of one step": model(blurred[None])[0],
+    }
+    _, axes = pyplot.subplots(2, 2, figsize=(12, 8.4), layout="constrained")
+    places = (axes[0, 0], axes[1, 0], axes[1, 1])
+    for place, (title, picture) in zip(places, pictures.items(), strict=True):
+        part = picture[:, CELL * top :, CELL * left :][:, : CELL * rows, : CELL * columns]
+        show(place, part, title)
+    cells = kernels.permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)
+    show(axes[0, 1], cells.sqrt(), "estimated kernel of each 32 px", cmap="magma")
+    save("how_it_works.png")
+
+
 def main() -> None:
     """Draw all of them."""
     matplotlib.use("Agg")
@@ -222,6 +251,7 @@ def main() -> None:
     blursynth_settings(image)
     blursynth_kernels()
     self_check(image)
+    how_it_works(image)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from freqdiff.errors import (
 if TYPE_CHECKING:
     from freqdiff.api import Details, deblur
     from freqdiff.deblurrer import Deblurrer, load
+    from freqdiff.pipeline import FreqDiffModel as FreqDiffModel
+    from freqdiff.pipeline import FreqDiffPipeline as FreqDiffPipeline
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,13 +44,19 @@ _HOMES = {
     "deblur": "freqdiff.api",
     "load": "freqdiff.deblurrer",
 }
+# Public as well, but not in __all__: they need diffusers, which `import *` must not.
+_OPTIONAL = {
+    "FreqDiffModel": "freqdiff.pipeline",
+    "FreqDiffPipeline": "freqdiff.pipeline",
+}
 
 if not TYPE_CHECKING:
 
     def __getattr__(name):
-        if name not in _HOMES:
+        home = _HOMES.get(name) or _OPTIONAL.get(name)
+        if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        value = globals()[name] = getattr(import_module(home), name)
         return value
 
 

@@ -25,6 +25,7 @@ from freqdiff.blur_filter import (
     window_frequencies,
 )
 from freqdiff.layers import ChannelNorm, add_residual, add_to, zero_layer
+from freqdiff_kernels import portable
 
 _UNSHUFFLE = 4
 _NOISE = 1e-2
@@ -109,13 +110,13 @@ def _kernel_pictures(magnitude: Tensor) -> Tensor:
     shifts = torch.arange(-PSF_RADIUS, PSF_RADIUS + 1, device=half.device)
 
     def picture(spectrum: Tensor, scale: int) -> Tensor:
-        full: Tensor = torch.fft.irfft2(spectrum, s=(WINDOW, WINDOW))
+        full = portable.irfft2(spectrum)
         index = (scale * shifts) % WINDOW
         return full[..., index, :][..., index]
 
     cepstrum = [picture(white, scale) for scale in (1, 2)]
     zero_phase = picture(white.clamp(-4, 3).exp(), 1)
-    distance = torch.hypot(shifts[:, None].float(), shifts.float()) / PSF_RADIUS
+    distance = (shifts[:, None].square() + shifts.square()).sqrt() / PSF_RADIUS
     pictures = (torch.stack((*cepstrum, zero_phase), 1) * 100).asinh()
     return torch.cat((pictures, distance.expand_as(pictures[:, :1])), 1)
 

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from freqdiff_kernels import portable
+from freqdiff_kernels.portable import Spectrum
 from freqdiff_kernels.reference import taper_weights
 
 CELL = 32
@@ -61,11 +63,16 @@ def wiener(y: Tensor, blur: BlurField) -> Tensor:
 
 def reblur(x: Tensor, blur: BlurField) -> Tensor:
     """The photo x (B, 3, H, W) blurred by the estimated kernels; sizes as for `wiener`."""
-    return _filter_windows(x, lambda rows: _transfer(blur, rows) - 1)
+
+    def change(rows: slice) -> Spectrum:
+        transfer = _transfer(blur, rows)
+        return Spectrum(transfer.real - 1, transfer.imag)
+
+    return _filter_windows(x, change)
 
 
-def _filter_windows(photo: Tensor, change: Callable[[slice], Tensor]) -> Tensor:
-    """Photo + what `change` of some rows of cells, (B, rows, C, 64, 33) complex, makes of it.
+def _filter_windows(photo: Tensor, change: Callable[[slice], Spectrum]) -> Tensor:
+    """Photo + what `change` of some rows of cells, (B, rows, C, 64, 33), makes of it.
 
     Hann windows of 64 px around each cell, overlap-added.
     """
@@ -75,25 +82,46 @@ def _filter_windows(photo: Tensor, change: Callable[[slice], Tensor]) -> Tensor:
     detail = photo - F.interpolate(F.avg_pool2d(photo, CELL), scale_factor=CELL, mode="bilinear")
     padded = F.pad(detail, (_MARGIN,) * 4, mode="reflect")
     taper = taper_weights(WINDOW, "hann", photo.dtype, photo.device)
-    total = torch.zeros_like(padded)
-    row_values = photo.shape[:2].numel() * WINDOW**2 * (width // CELL)
-    step = rows if photo.is_cuda else 2 * max(1, _VALUES_AT_ONCE // (2 * row_values))
-    for first in range(0, rows, step):
-        part = slice(first, min(first + step, rows))
-        span = slice(first * CELL, part.stop * CELL + 2 * _MARGIN)
-        windows = padded[:, :, span].unfold(2, WINDOW, CELL).unfold(3, WINDOW, CELL)
-        spectrum = torch.fft.rfft2(windows * (taper[:, None] * taper))
-        spectrum = spectrum * change(part)[:, None]
-        filtered = torch.fft.irfft2(spectrum, s=(WINDOW, WINDOW))
-        # Every other window: side by side, without overlap.
-        for down, across in itertools.product((0, 1), repeat=2):
-            windows = filtered[:, :, down::2, across::2].transpose(3, 4)
-            top, left = (first + down) * CELL, across * CELL
-            size = (windows.shape[2] * WINDOW, windows.shape[4] * WINDOW)
-            total[:, :, top : top + size[0], left : left + size[1]].view_as(windows).add_(windows)
+
+    def filtered(part: slice) -> Tensor:
+        span = slice(part.start * CELL, part.stop * CELL + 2 * _MARGIN)
+        windows = portable.unfold(padded[:, :, span], 2, WINDOW, CELL)
+        windows = portable.unfold(windows, 3, WINDOW, CELL)
+        spectrum = portable.rfft2(windows * (taper[:, None] * taper))
+        factor = change(part)
+        factor = Spectrum(factor.real[:, None], factor.imag[:, None])
+        return portable.irfft2(portable.multiply(spectrum, factor))
+
+    if portable.is_portable():
+        total = _overlap_add(filtered(slice(0, rows)))
+    else:
+        total = torch.zeros_like(padded)
+        row_values = photo.shape[:2].numel() * WINDOW**2 * (width // CELL)
+        step = rows if photo.is_cuda else 2 * max(1, _VALUES_AT_ONCE // (2 * row_values))
+        for first in range(0, rows, step):
+            _add_windows(total, filtered(slice(first, min(first + step, rows))), first)
     # Two windows overlap everywhere but at the border of the frame.
     gains = [_border_gain(taper, length) for length in (height, width)]
     return photo + total[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN] * torch.outer(*gains)
+
+
+def _add_windows(total: Tensor, filtered: Tensor, first: int) -> None:
+    """Add windows (B, 3, rows, C, 64, 64) at their places in `total`, from cell row `first` on."""
+    # Every other window: side by side, without overlap.
+    for down, across in itertools.product((0, 1), repeat=2):
+        windows = filtered[:, :, down::2, across::2].transpose(3, 4)
+        top, left = (first + down) * CELL, across * CELL
+        size = (windows.shape[2] * WINDOW, windows.shape[4] * WINDOW)
+        total[:, :, top : top + size[0], left : left + size[1]].view_as(windows).add_(windows)
+
+
+def _overlap_add(filtered: Tensor) -> Tensor:
+    """The sum of windows (B, 3, R, C, 64, 64) at their places, in portable form."""
+    left, right = filtered.chunk(2, -1)
+    strips = F.pad(left, (0, 0, 0, 0, 0, 1)) + F.pad(right, (0, 0, 0, 0, 1, 0))
+    upper, lower = strips.chunk(2, -2)
+    cells = F.pad(upper, (0, 0, 0, 0, 0, 0, 0, 1)) + F.pad(lower, (0, 0, 0, 0, 0, 0, 1, 0))
+    return cells.transpose(3, 4).flatten(4, 5).flatten(2, 3)
 
 
 def kernels_of(log_psf: Tensor) -> Tensor:
@@ -103,29 +131,30 @@ def kernels_of(log_psf: Tensor) -> Tensor:
 
 def _border_gain(taper: Tensor, length: int) -> Tensor:
     """1 / the sum of the tapers along an axis."""
-    gain = taper.new_ones(length)
-    gain[:_MARGIN] = 1 / taper[_MARGIN:CELL]
-    gain[-_MARGIN:] = gain[:_MARGIN].flip(0)
-    return gain
+    edge = 1 / taper[_MARGIN:CELL]
+    return torch.cat((edge, taper.new_ones(length - 2 * _MARGIN), edge.flip(0)))
 
 
 def window_frequencies(device: torch.device) -> Tensor:
     """Radial frequency (64, 33) of a window's half spectrum in cycles per pixel."""
-    fy = torch.fft.fftfreq(WINDOW, device=device)[:, None]
-    return torch.hypot(fy, torch.fft.rfftfreq(WINDOW, device=device))
+
+    def make() -> Tensor:
+        fy = torch.fft.fftfreq(WINDOW, device=device)[:, None]
+        return torch.hypot(fy, torch.fft.rfftfreq(WINDOW, device=device))
+
+    return portable.constant(("frequencies",), make)
 
 
-def _transfer(blur: BlurField, rows: slice) -> Tensor:
+def _transfer(blur: BlurField, rows: slice) -> Tensor | Spectrum:
     """K of some rows of cells: (B, rows, C, 64, 33) complex."""
     kernels = kernels_of(blur.log_psf[:, rows])
     pad = WINDOW - PSF_SIDE
     centred = F.pad(kernels, (0, pad, 0, pad)).roll((-PSF_RADIUS, -PSF_RADIUS), (-2, -1))
-    transfer: Tensor = torch.fft.rfft2(centred)
-    return transfer
+    return portable.rfft2(centred)
 
 
-def _wiener_change(blur: BlurField, rows: slice) -> Tensor:
-    """m (W - 1) of some rows of cells: (B, rows, C, 64, 33) complex."""
+def _wiener_change(blur: BlurField, rows: slice) -> Spectrum:
+    """m (W - 1) = m (conj(K) - |K|^2) / (|K|^2 + n) of some rows of cells: (B, rows, C, 64, 33)."""
     log_noise, trust = blur.log_noise[:, rows], blur.trust[:, rows]
     transfer = _transfer(blur, rows)
     knots = torch.arange(NOISE_BANDS, device=trust.device)[:, None, None]
@@ -133,5 +162,5 @@ def _wiener_change(blur: BlurField, rows: slice) -> Tensor:
     hats = (1 - (position - knots).abs()).clamp_min(0)
     noise = torch.exp(torch.tensordot(log_noise, hats, 1).clamp(-12, 8))
     power = transfer.real.square() + transfer.imag.square()
-    filters: Tensor = (transfer.conj() + noise) / (power + noise)
-    return (filters - 1) * trust[..., None, None]
+    share = trust[..., None, None] / (power + noise)
+    return Spectrum((transfer.real - power) * share, -transfer.imag * share)

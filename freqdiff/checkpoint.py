@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from freqdiff.atomic import write_atomically
 from freqdiff.denoiser import Denoiser
@@ -96,11 +96,14 @@ def load_model(name: str | os.PathLike[str]) -> Denoiser:
             f"folder that holds {_CONFIG} and its weights."
         )
     config, digests = _read_config(root / _CONFIG)
+    # A configuration may ask for any amount of memory: it gets that of the weights that are there.
+    with torch.device("meta"):
+        model = Denoiser(config)
+    expected = {k: v.shape for k, v in weights(model)}
+    largest = most_bytes(model)
     tensors: dict[str, Tensor] = {}
     for name_of_shard, digest in digests.items():
-        tensors |= read_shard(root / name_of_shard, digest)
-    model = Denoiser(config)
-    expected = {k: v.shape for k, v in weights(model)}
+        tensors |= read_shard(root / name_of_shard, digest, largest)
     if expected != {k: v.shape for k, v in tensors.items()}:
         wrong = sorted(set(expected) ^ set(tensors)) or sorted(
             k for k, v in tensors.items() if v.shape != expected[k]
@@ -109,27 +112,44 @@ def load_model(name: str | os.PathLike[str]) -> Denoiser:
             f"The weights in {root} are of another architecture than {_CONFIG} describes, "
             f"first at {wrong[0]!r}."
         )
+    model = Denoiser(config)
     model.load_state_dict({k: v.float() for k, v in tensors.items()})
     return model.eval().requires_grad_(False)
+
+
+def model_config(settings: dict[str, Any]) -> ModelConfig:
+    """The configuration of JSON, where tuples are lists.
+
+    Raises:
+        ValueError, TypeError: it describes no model.
+    """
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+    }
+    return ModelConfig(**values)
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, dict[str, str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        settings: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()
-        }
         digests = {str(k): str(v) for k, v in content["sha256"].items()}
         if not digests or any(Path(name).name != name for name in digests):
             raise ValueError("sha256 must name the weights files of the folder")
-        return ModelConfig(**settings), digests
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return model_config(content["model"]), digests
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is not a model configuration: {error}.") from error
 
 
-def read_shard(path: Path, digest: str) -> dict[str, Tensor]:
-    """A file of weights whose sha256 is `digest`; raises ModelError if it is another one."""
+def most_bytes(model: nn.Module) -> int:
+    """Most that a file of a network's weights takes."""
+    return sum(4 * value.numel() + 1000 for value in model.state_dict().values())
+
+
+def read_shard(path: Path, digest: str, largest: int) -> dict[str, Tensor]:
+    """A file of weights of at most `largest` bytes and of this sha256; else raises ModelError."""
     try:
+        if not path.is_file() or path.stat().st_size > largest:
+            raise OSError(f"it is no file of at most {largest} bytes")
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read; copy the whole model folder again.") from error

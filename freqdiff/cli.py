@@ -17,6 +17,7 @@ from freqdiff import (
     cli_bench,
     cli_deblur,
     cli_evaluate,
+    cli_export,
     cli_info,
     cli_inspect,
     cli_train,
@@ -30,6 +31,7 @@ _COMMANDS = {
     "web": cli_web,
     "evaluate": cli_evaluate,
     "train": cli_train,
+    "export": cli_export,
     "info": cli_info,
     "bench": cli_bench,
 }

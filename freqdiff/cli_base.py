@@ -75,8 +75,8 @@ def tile_size(text: str) -> int | Literal["auto"]:
         ) from None
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a model and how it runs."""
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model and its steps."""
     parser.add_argument(
         "--model", default="tiny", metavar="NAME", help="shipped model or model folder (tiny)"
     )
@@ -86,6 +86,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="sampling steps, 1 to 1000 (as the model prefers)",
     )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model and how it runs."""
+    add_network_options(parser)
     parser.add_argument(
         "--seed",
         type=whole_number(0),

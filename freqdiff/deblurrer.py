@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,8 @@ from freqdiff.checkpoint import load_model
 from freqdiff.denoiser import Denoiser
 from freqdiff.errors import FreqDiffError, InputError
 from freqdiff.regions import plan_regions, region_pixels, sample_regions
-from freqdiff.sampler import FrameSampler, Request, Sample
+from freqdiff.sampler import FrameSampler, Request, Sample, Solver
+from freqdiff.sampling import ddim
 from freqdiff.self_check import SelfCheck
 from freqdiff.tiling import smallest_tile
 
@@ -115,6 +117,7 @@ class Deblurrer(nn.Module):
         keep_band: bool = True,
         check: bool = False,
         camera: Tensor | None = None,
+        solver: Solver = ddim,
         max_memory: int | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> FrameResult:
@@ -135,6 +138,7 @@ class Deblurrer(nn.Module):
             max_memory: most bytes that this process may use on a CPU: photos for which that is too
                 little are sampled region by region, which takes longer and gives the same result.
                 None: most of what is free.
+            solver: how to get from noise to a photo.
             callback: called with (tiles done, tiles in all) over all steps; what it raises ends
                 the work.
 
@@ -179,7 +183,7 @@ class Deblurrer(nn.Module):
                         f"The memory of {self.device} is too small for model {self.name!r}: "
                         "free some, or use device='cpu' or a smaller model."
                     ) from error
-                request = Request(steps, seed, largest, check and not turns, camera)
+                request = Request(steps, seed, largest, check and not turns, camera, solver)
                 try:
                     return sample_regions(self._sampler, turned, regions, request, report)
                 except torch.OutOfMemoryError:
@@ -202,7 +206,7 @@ class Deblurrer(nn.Module):
             result = tie_low_band(result, image)
         result = keep_flat(result, image)
         result = result.clamp_(0, 1)
-        share = _changed_share(result, image)
+        share = float(changed_share(result, image))
         result = result if share else image.clone()
         checked = None if blur is None else self_check.check(image, result, blur)
         kept = _to_cpu(result)
@@ -251,12 +255,36 @@ def tie_low_band(result: Tensor, image: Tensor) -> Tensor:
     differ by up to `BRIGHTNESS_SLACK`: light that was averaged before the camera's tone curve comes
     out brighter than the sharp photo (3 to 5 levels of 255 in REDS), and a deblurrer undoes that.
     """
-    height, width = result.shape[-2:]
-    cells = (max(1, round(height / BAND_CELL)), max(1, round(width / BAND_CELL)))
-    offset = F.adaptive_avg_pool2d(image, cells) - F.adaptive_avg_pool2d(result, cells)
-    brightness = offset.mean(1, keepdim=True)
-    offset -= brightness.clamp(-BRIGHTNESS_SLACK, BRIGHTNESS_SLACK)
-    return result.add_(F.interpolate(offset, size=(height, width), mode="bilinear"))
+    rows, columns = (_cell_weights(n, image.device) for n in image.shape[-2:])
+    offset = _between(rows.means, (image - result)[0], columns.means.mT)
+    offset = offset - offset.mean(0).clamp(-BRIGHTNESS_SLACK, BRIGHTNESS_SLACK)
+    return result.add_(_between(rows.blend, offset, columns.blend.mT))
+
+
+def _between(left: Tensor, planes: Tensor, right: Tensor) -> Tensor:
+    """left @ planes @ right for planes (3, h, w); bmm is traced for axes of one entry, too."""
+    planes = torch.bmm(left.expand(3, -1, -1), planes)
+    return torch.bmm(planes, right.expand(3, -1, -1))
+
+
+class _CellWeights(NamedTuple):
+    means: Tensor
+    blend: Tensor
+
+
+def _cell_weights(length: int, device: torch.device) -> _CellWeights:
+    """Means over the cells of an axis, (cells, length), and linear blending back, (length, cells).
+
+    As adaptive pooling and bilinear interpolation weigh, but as matrices: a graph of any runtime
+    holds them for any length.
+    """
+    cells = torch.sym_max((length + BAND_CELL // 2) // BAND_CELL, 1)  # type: ignore[no-untyped-call]
+    cell, pixel = torch.arange(cells, device=device)[:, None], torch.arange(length, device=device)
+    inside = (pixel >= cell * length // cells) & (pixel < ((cell + 1) * length - 1) // cells + 1)
+    means = inside.float()
+    centre = ((pixel + 0.5) * (cells / length) - 0.5).clamp(0, cells - 1)
+    blend = (1 - (centre - cell).abs()).clamp_min(0)
+    return _CellWeights(means / means.sum(1, keepdim=True), blend.mT)
 
 
 def keep_flat(result: Tensor, image: Tensor) -> Tensor:
@@ -272,13 +300,14 @@ def keep_flat(result: Tensor, image: Tensor) -> Tensor:
     return torch.lerp(image, result, share, out=result)
 
 
-def _changed_share(result: Tensor, image: Tensor) -> float:
+def changed_share(result: Tensor, image: Tensor) -> Tensor:
     """Share of the cells of 16 px that changed, or 0 if few did and by little: what is left then is
     no deblurring, and to give the photo back as it came costs nobody a sharp pixel."""
     change = (result - image).abs_().mean(1, keepdim=True)
     cells = F.avg_pool2d(change, 16, ceil_mode=True)
-    share = float((cells >= _SMALLEST_CHANGE).float().mean())
-    return share if share >= _SMALL_SHARE or float(cells.max()) >= _SMALL_CHANGE else 0.0
+    share = (cells >= _SMALLEST_CHANGE).float().mean()
+    counts = (share >= _SMALL_SHARE) | (cells.max() >= _SMALL_CHANGE)
+    return share * counts
 
 
 def _to_cpu(image: Tensor) -> Tensor:

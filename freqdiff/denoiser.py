@@ -11,6 +11,7 @@ from freqdiff import diffusion, spectral
 from freqdiff.anchor import BlurEstimator
 from freqdiff.blur_filter import BlurField, wiener
 from freqdiff.model import ConditionMaps, FreqDiffUNet, ModelConfig
+from freqdiff_kernels import portable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,10 @@ class Denoiser(nn.Module):
         self, x_t: Tensor, t: Tensor, maps: ConditionMaps, origin: tuple[int, int] = (0, 0)
     ) -> Tensor:
         """x0^ (B, 3, H, W) at time step t (B,) int64 in [0, 999]; all photos in [-1, 1]."""
-        a = self.level_bits[t].view(torch.float64)
+        if portable.is_portable():  # numbers themselves: few runtimes can read their bits anew
+            a = torch.from_numpy(diffusion.signal_levels())[t]
+        else:
+            a = self.level_bits[t].view(torch.float64)
         c = diffusion.coefficients(self.config.objective, a, self.config.residual_std, x_t.dtype)
         raw, gate = self.unet(c.network_input(x_t, maps.anchor), t, maps, origin)
         return c.denoised(raw, gate, x_t, maps.anchor)

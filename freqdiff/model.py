@@ -21,6 +21,8 @@ Condition = Literal["freq+spatial", "freq", "spatial"]
 Anchor = Literal["wiener", "input"]
 PITCH = 4
 """Pixels per position of the finest level: the network works on PixelUnshuffle(4) of the photo."""
+LARGEST = 4096
+"""Of the widths and numbers of a configuration, which may come from a file of anyone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +88,13 @@ class ModelConfig:
         blocks = (*self.encoder_blocks, *self.decoder_blocks)
         widths = (*self.channels, *self.blur_channels)
         whole = (*widths, *blocks, self.embedding, self.default_steps)
-        if not all(isinstance(number, int) and number > 0 for number in whole):
-            raise ValueError(f"channels, blocks, embedding and steps must be above 0, got {whole}.")
-        if not 1 <= levels <= 4 or self.embedding % 2 or not self.residual_std > 0:
+        if not all(isinstance(number, int) and 0 < number <= LARGEST for number in whole):
             raise ValueError(
-                "expected 1 to 4 levels, an even embedding and a residual_std above 0."
+                f"channels, blocks, embedding and steps must be 1 to {LARGEST}, got {whole}."
+            )
+        if not 1 <= levels <= 4 or self.embedding % 2 or not 0 < self.residual_std < math.inf:
+            raise ValueError(
+                "expected 1 to 4 levels, an even embedding and a finite residual_std above 0."
             )
         if any(not 0 <= i < levels or self.channels[i] % HEAD for i in self.attention):
             raise ValueError(f"attention needs levels whose channels are multiples of {HEAD}.")

@@ -20,6 +20,8 @@ from freqdiff_kernels import ops
 Progress = Callable[[int, int], None]
 Source = Callable[[], Tensor]
 Denoise = Callable[[Tensor, Tensor, ConditionMaps, tuple[int, int]], Tensor]
+Solver = Callable[[Callable[[Tensor, int], Tensor], Tensor, int], Tensor]
+"""x0^ of (denoise(x_t, t) -> x0^, noise, steps), such as `ddim`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Request:
         keep_blur: return the estimated blur too, which takes 35 MB at 4K.
         camera: (6,) as of `photo_settings.camera_vector`, for models that use it; None: nothing is
             known of it.
+        solver: how to get from noise to a photo, with one evaluation a step.
     """
 
     steps: int
@@ -55,6 +58,7 @@ class Request:
     largest: int
     keep_blur: bool = False
     camera: Tensor | None = None
+    solver: Solver = ddim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +147,10 @@ class FrameSampler:
             return self._noise[1]
 
         single = len(plan.positions) == 1 and place is None
-        if self._graphs and device.type == "cuda" and single:
-            result, blur = self._replay(photo(), noise(), camera, steps, plan)
+        if request.solver is ddim and self._graphs and device.type == "cuda" and single:
+            result, blur = self._replay(photo(), noise(), camera, plan, request)
         else:
-            result, blur = self._run(
-                photo, noise, camera, steps, plan, progress, request.keep_blur, place
-            )
+            result, blur = self._run(photo, noise, camera, plan, progress, request, place)
         image = (result[..., :height, :width] * 0.5 + 0.5).float()
         return Sample(image, blur, len(plan.positions))
 
@@ -157,10 +159,9 @@ class FrameSampler:
         photo: Source,
         noise: Source,
         camera: Tensor | None,
-        steps: int,
         plan: TilePlan,
         progress: Progress | None,
-        keep_blur: bool,
+        request: Request,
         place: Place | None = None,
     ) -> tuple[Tensor, BlurField | None]:
         """Condition and sample.
@@ -169,8 +170,9 @@ class FrameSampler:
         """
         spectrum = None if place is None else place.spectrum
         maps = self.denoiser.condition(photo(), camera, spectrum)
-        blur = maps.blur if keep_blur else None
+        blur = maps.blur if request.keep_blur else None
         maps = dataclasses.replace(maps, blur=None)
+        steps = request.steps
         total, done = steps * len(plan.positions), 0
 
         def denoised(x: Tensor, t: int, position: tuple[int, int]) -> Tensor:
@@ -192,7 +194,7 @@ class FrameSampler:
                 tiles, starts, plan.size, margin=plan.margin, channels_last=True
             )[None]
 
-        return ddim(denoise, noise(), steps), blur
+        return request.solver(denoise, noise(), steps), blur
 
     def _tile(
         self,
@@ -213,12 +215,12 @@ class FrameSampler:
             return self._denoise(x[..., rows, columns], times, cut, position).float()
 
     def _replay(
-        self, photo: Tensor, noise: Tensor, camera: Tensor | None, steps: int, plan: TilePlan
+        self, photo: Tensor, noise: Tensor, camera: Tensor | None, plan: TilePlan, request: Request
     ) -> tuple[Tensor, BlurField | None]:
         """The run of this size from its graph, which is recorded at its first use."""
-        if self._graph is None or self._graph.key != (plan.size, steps):
+        if self._graph is None or self._graph.key != (plan.size, request.steps):
             self._graph = None
-            self._graph = self._record(photo, noise, camera, steps, plan)
+            self._graph = self._record(photo, noise, camera, plan, request)
         held = self._graph
         held.photo.copy_(photo)
         held.noise.copy_(noise)
@@ -228,17 +230,18 @@ class FrameSampler:
         return held.result
 
     def _record(
-        self, photo: Tensor, noise: Tensor, camera: Tensor | None, steps: int, plan: TilePlan
+        self, photo: Tensor, noise: Tensor, camera: Tensor | None, plan: TilePlan, request: Request
     ) -> _Graph:
+        request = dataclasses.replace(request, keep_blur=True)
         photo, noise = photo.clone(), noise.clone()
         camera = None if camera is None else camera.clone()
         stream = torch.cuda.Stream(photo.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(photo.device))
         with torch.cuda.stream(stream):
             for _ in range(2):  # compiles, and lets libraries choose their algorithms
-                self._run(lambda: photo, lambda: noise, camera, steps, plan, None, True)
+                self._run(lambda: photo, lambda: noise, camera, plan, None, request)
         torch.cuda.current_stream(photo.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            result = self._run(lambda: photo, lambda: noise, camera, steps, plan, None, True)
-        return _Graph((plan.size, steps), graph, photo, noise, camera, result)
+            result = self._run(lambda: photo, lambda: noise, camera, plan, None, request)
+        return _Graph((plan.size, request.steps), graph, photo, noise, camera, result)

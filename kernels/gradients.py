@@ -81,6 +81,7 @@ def fft_features_backward(
     windows and the luma.
     """
     spectrum, weights = reference.windowed_spectrum(image, window, stride, taper, layout)
+    assert isinstance(spectrum, Tensor)  # portable graphs have no gradients
     real, imag = reference.pack_half_plane(spectrum)
     rho = torch.sqrt(real.square() + imag.square() + reference.noise_floor(window) ** 2)
     cosine, sine = real / rho, imag / rho
@@ -110,6 +111,7 @@ def fft_bands_backward(
     A band is log(sum of c |X|^2 + floor), so X gets 2 c X times the band's gradient over its power.
     """
     spectrum, weights = reference.windowed_spectrum(image, window, stride, taper, layout)
+    assert isinstance(spectrum, Tensor)  # portable graphs have no gradients
     shares = reference.band_shares(window, radial, angular, weights)
     energy = (spectrum.real.square() + spectrum.imag.square()).flatten(-2) @ shares
     band_grad = grad.to(weights.dtype).reshape(energy.shape) / (energy + reference.BAND_FLOOR)

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from freqdiff_kernels import portable
+from freqdiff_kernels.portable import Spectrum
+
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 """Rec. 601 weights of red, green and blue."""
 
@@ -63,10 +66,13 @@ def windows_of(values: Tensor, window: int, stride: int) -> Tensor:
     """Windows centred on the tokens: (B, G, H, W) -> (B, H/S, W/S, G, P, P), reflected outside."""
     height, width = values.shape[-2:]
     margin = (window - stride) // 2
-    rows = fold_index(-margin, height + 2 * margin, height, values.device)
-    columns = fold_index(-margin, width + 2 * margin, width, values.device)
-    padded = values.index_select(2, rows).index_select(3, columns)
-    blocks = padded.unfold(2, window, stride).unfold(3, window, stride)
+    if portable.is_portable():
+        padded = F.pad(values, (margin,) * 4, mode="reflect")
+    else:
+        rows = fold_index(-margin, height + 2 * margin, height, values.device)
+        columns = fold_index(-margin, width + 2 * margin, width, values.device)
+        padded = values.index_select(2, rows).index_select(3, columns)
+    blocks = portable.unfold(portable.unfold(padded, 2, window, stride), 3, window, stride)
     return blocks.permute(0, 2, 3, 1, 4, 5)
 
 
@@ -76,41 +82,41 @@ def centre_signs(window: int, dtype: torch.dtype, device: torch.device) -> Tenso
     return (sign[:, None] * sign[None, : window // 2 + 1]).to(dtype)
 
 
-def pack_half_plane(spectrum: Tensor) -> tuple[Tensor, Tensor]:
+def pack_half_plane(spectrum: Tensor | Spectrum) -> tuple[Tensor, Tensor]:
     """Half spectrum (..., P, P/2+1) -> real and imaginary slots, each (..., P*P/2).
 
     Slot u*(P/2)+v holds X(u, v). The columns v = 0 and v = P/2 are each their own mirror image, so
     both fit in the slots v = 0: rows below P/2 keep X(u, 0), rows above take X(u, P/2), and the
     four purely real entries share the rows 0 and P/2.
     """
-    window = spectrum.shape[-2]
-    half = window // 2
-    first, last = spectrum[..., 0], spectrum[..., half]
-    real_column = torch.cat(
-        (first.real[..., : half + 1], last.real[..., half + 1 :]),
-        dim=-1,
-    )
+    real, imag = spectrum.real, spectrum.imag
+    half = real.shape[-2] // 2
+    first, last = real[..., 0], real[..., half]
+    real_column = torch.cat((first[..., : half + 1], last[..., half + 1 :]), dim=-1)
     imag_column = torch.cat(
         (
-            last.real[..., :1],
-            first.imag[..., 1:half],
-            last.real[..., half : half + 1],
-            last.imag[..., half + 1 :],
+            last[..., :1],
+            imag[..., 1:half, 0],
+            last[..., half : half + 1],
+            imag[..., half + 1 :, half],
         ),
         dim=-1,
     )
-    real = torch.cat((real_column[..., None], spectrum.real[..., 1:half]), dim=-1)
-    imag = torch.cat((imag_column[..., None], spectrum.imag[..., 1:half]), dim=-1)
+    real = torch.cat((real_column[..., None], real[..., 1:half]), dim=-1)
+    imag = torch.cat((imag_column[..., None], imag[..., 1:half]), dim=-1)
     return real.flatten(-2), imag.flatten(-2)
 
 
-def half_spectrum(blocks: Tensor) -> Tensor:
+def half_spectrum(blocks: Tensor) -> Tensor | Spectrum:
     """Spectrum (..., P, P/2+1) of blocks (..., P, P) with its phase origin at their centre."""
     window = blocks.shape[-1]
     if blocks.numel() == 0:  # some FFT libraries refuse that
         return torch.complex(blocks, blocks)[..., : window // 2 + 1]
-    spectrum: Tensor = torch.fft.rfft2(blocks)
-    return spectrum * centre_signs(window, blocks.dtype, blocks.device)
+    spectrum = portable.rfft2(blocks)
+    signs = centre_signs(window, blocks.dtype, blocks.device)
+    if isinstance(spectrum, Tensor):
+        return spectrum * signs
+    return Spectrum(spectrum.real * signs, spectrum.imag * signs)
 
 
 def features_dtype(image: Tensor, dtype: torch.dtype | None) -> torch.dtype:
@@ -122,7 +128,7 @@ def features_dtype(image: Tensor, dtype: torch.dtype | None) -> torch.dtype:
 
 def windowed_spectrum(
     image: Tensor, window: int, stride: int, taper: str, layout: str
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor | Spectrum, Tensor]:
     """Half spectra (B, H/S, W/S, G, P, P/2+1) of the tapered windows, and one axis of the taper."""
     values = planes(image, layout)
     weights = taper_weights(window, taper, values.dtype, values.device)
@@ -212,7 +218,11 @@ def fft_bands(
     """
     spectrum, weights = windowed_spectrum(image, window, stride, taper, layout)
     power = (spectrum.real.square() + spectrum.imag.square()).flatten(-2)
-    energy = power @ band_shares(window, radial, angular, weights)
+    shares = portable.constant(
+        ("bands", window, taper, radial, angular, weights.dtype),
+        lambda: band_shares(window, radial, angular, weights),
+    )
+    energy = power @ shares
     return torch.log(energy + BAND_FLOOR).flatten(-2).to(dtype)
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from freqdiff_kernels.portable import unfold
 from freqdiff_kernels.reference import compute_dtype
 
 
@@ -24,7 +25,8 @@ def attention_blocks(values: Tensor, window: int, extra: int, origin: Sequence[i
     pad = (left + extra, right + extra, top + extra, bottom + extra)
     side = window + 2 * extra
     padded = F.pad(values, (0, 0, 0, 0, *pad))
-    return padded.unfold(1, side, window).unfold(2, side, window).permute(0, 1, 2, 3, 5, 6, 4)
+    blocks = unfold(unfold(padded, 1, side, window), 2, side, window)
+    return blocks.permute(0, 1, 2, 3, 5, 6, 4)
 
 
 def join_blocks(blocks: Tensor, window: int, size: Sequence[int], origin: Sequence[int]) -> Tensor:

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from freqdiff_kernels import (
     gradients,
     native,
+    portable,
     reference,
     reference_attention,
     reference_filter,
@@ -57,6 +59,8 @@ _REFERENCE: dict[str, Callable[..., Any]] = {
     "rasterize_paths": reference_filter.rasterize_paths,
     "filter_grid": reference_filter.filter_grid,
 }
+_PLAIN = SimpleNamespace(**_REFERENCE)
+"""The references themselves, which leave nothing but plain torch in a trace."""
 
 _TRITON = {
     "halo_attention": "triton_attention",
@@ -106,8 +110,8 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def implementation() -> Any:
-    """The namespace of torch.ops whose operations run now."""
-    return getattr(torch.ops, _namespace)
+    """The namespace whose operations run now, of torch.ops but in portable form."""
+    return _PLAIN if portable.is_portable() else getattr(torch.ops, _namespace)
 
 
 def backends() -> dict[str, dict[str, str]]:

@@ -7,6 +7,9 @@ import errno
 import hashlib
 import json
 import os
+import pickle
+import resource
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,66 @@ def test_weights_that_are_no_safetensors(folder: Path) -> None:
         load_model(folder)
 
 
+class Trap:
+    """Leaves a file behind if it is ever unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("protocol", [0, 4])
+def test_pickle_as_safetensors_is_not_run(folder: Path, tmp_path: Path, protocol: int) -> None:
+    trap = tmp_path / "sprung"
+    content = pickle.dumps({"unet.gate.bias": Trap(trap)}, protocol)
+    (folder / WEIGHTS).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    edit(folder, lambda config: config["sha256"].update({WEIGHTS: digest}))
+    with pytest.raises(ModelError, match="is not a readable safetensors file") as refusal:
+        load_model(folder)
+    assert "\n" not in str(refusal.value)
+    assert not trap.exists()
+    pickle.loads(content)
+    assert trap.exists()
+
+
+@pytest.mark.parametrize("length", [2**63, 10**9, 0], ids=["huge", "longer than the file", "none"])
+def test_headers_that_lie_about_their_length(folder: Path, length: int) -> None:
+    content = length.to_bytes(8, "little") + (folder / WEIGHTS).read_bytes()[8:]
+    (folder / WEIGHTS).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    edit(folder, lambda config: config["sha256"].update({WEIGHTS: digest}))
+    with pytest.raises(ModelError, match="is not a readable safetensors file"):
+        load_model(folder)
+
+
+def test_sizes_beyond_the_weights_take_no_memory(folder: Path) -> None:
+    """The largest configuration would take 3 TB."""
+    edit(folder, lambda config: config["model"].update(channels=[4096] * 2, embedding=4096))
+    tracemalloc.start()
+    with pytest.raises(ModelError, match="of another architecture"):
+        load_model(folder)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4e6
+
+
+def test_files_beyond_the_model_are_not_read(folder: Path) -> None:
+    with (folder / WEIGHTS).open("r+b") as stream:
+        stream.truncate(10**12)  # sparse
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read; copy the whole"):
+        load_model(folder)
+
+
+def test_pipes_are_not_waited_for(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    os.mkfifo(folder / WEIGHTS)
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read; copy the whole"):
+        load_model(folder)
+
+
 def test_missing_weights(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors cannot be read; copy the whole"):
@@ -113,7 +176,19 @@ def test_missing_weights(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"model": {}, "sha256": {}}', '{"model": 3, "sha256": "x"}', "\xff"],
+    [
+        *(
+            "",
+            "{",
+            "[]",
+            "{}",
+            '{"model": {}, "sha256": {}}',
+            '{"model": 3, "sha256": "x"}',
+            "\xff",
+        ),
+        "[" * 200_000,
+    ],
+    ids=lambda text: repr(text[:30]),
 )
 def test_unreadable_configuration(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text, encoding="latin-1")
@@ -134,6 +209,10 @@ def test_unreadable_configuration(folder: Path, text: str) -> None:
         {"channels": [-16, 16]},
         {"residual_std": None},
         {"residual_std": 0},
+        {"residual_std": float("inf")},
+        {"channels": [10**9, 10**9]},
+        {"encoder_blocks": [10**9, 1]},
+        {"blur_channels": [2**40] * 4},
         {"embedding": "x"},
         {"default_steps": 0},
         {"attention": [1]},
@@ -147,8 +226,9 @@ def test_wrong_configuration(folder: Path, change: dict[str, Any]) -> None:
         load_model(folder)
 
 
-def test_weights_outside_the_folder_are_refused(folder: Path) -> None:
-    edit(folder, lambda content: content.update(sha256={"../toy/" + WEIGHTS: "0" * 64}))
+@pytest.mark.parametrize("name", ["../toy/" + WEIGHTS, "/etc/passwd", "a/../" + WEIGHTS])
+def test_weights_outside_the_folder_are_refused(folder: Path, name: str) -> None:
+    edit(folder, lambda content: content.update(sha256={name: "0" * 64}))
     with pytest.raises(ModelError, match="sha256 must name the weights files of the folder"):
         load_model(folder)
 

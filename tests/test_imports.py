@@ -43,7 +43,9 @@ LAYERS = (
         "freqdiff.denoiser",
         "freqdiff.diffusion",
         "freqdiff.layers",
+        "freqdiff.export",
         "freqdiff.model",
+        "freqdiff.pipeline",
         "freqdiff.regions",
         "freqdiff.sampler",
         "freqdiff.sampling",
@@ -169,6 +171,7 @@ def test_import_is_fast_and_light() -> None:
     assert seconds <= 0.3, f"import freqdiff takes {seconds:.2f} s beyond torch"
 
     heavy = {"accelerate", "diffusers", "imagecodecs", "peft", "scipy", "skimage"}
-    heavy |= {"blursynth", "gradio", "tensorboard", "tifffile", "transformers"}
+    heavy |= {"blursynth", "gradio", "onnx", "onnxruntime", "tensorboard", "tifffile"}
+    heavy |= {"transformers"}
     assert not heavy & {name.split(".")[0] for name in loaded}
     assert not [name for name in loaded if fnmatchcase(name, "PIL.*ImagePlugin")]

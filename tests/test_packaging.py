@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import setuptools
+from PIL import Image
+from skimage import data
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -116,6 +119,42 @@ def test_the_wheel_holds_all_of_the_packages_and_nothing_else(wheel: zipfile.Pat
 def test_the_wheel_carries_the_licence(wheel: zipfile.Path) -> None:
     (name,) = (name for name in names_in(wheel) if name.endswith("/licenses/LICENSE"))
     assert (wheel / name).read_text(encoding="utf-8") == (ROOT / "LICENSE").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_wheel_deblurs_in_an_empty_environment_without_network(
+    wheel: zipfile.Path, tmp_path: Path
+) -> None:
+    """What it depends on is lent by a path file, which leaves out this repository's own install."""
+    venv.create(tmp_path / "venv")
+    empty = str(tmp_path / "venv" / "bin" / "python")
+    own = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    folder = subprocess.run([empty, "-c", own], capture_output=True, text=True, check=True)
+    lent = Path(folder.stdout.strip(), "lent.pth")
+    lent.write_text(python("-c", own), encoding="utf-8")
+    options = ["--no-deps", "--no-index", "--disable-pip-version-check", "--ignore-installed"]
+    python("-m", "pip", "--python", empty, "install", *options, str(wheel.root.filename))
+    Image.fromarray(data.coffee()[:96, :128]).save(tmp_path / "photo.png")
+    program = """
+import sys
+
+def guard(event, arguments):
+    if event.startswith("socket.") and event != "socket.__new__":
+        raise OSError(f"network: {event}")
+
+sys.addaudithook(guard)
+import freqdiff
+assert freqdiff.__file__.startswith(sys.prefix), freqdiff.__file__
+from freqdiff.cli import main
+sys.exit(main(["deblur", "photo.png", "-o", "sharp.png"]))
+"""
+    environment = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [empty, "-P", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "sharp.png") as sharp:
+        assert sharp.size == (128, 96)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.peers.catalog import PEERS
 from benchmarks.peers.peer import Peer
 from blursynth.recipes import RECIPES
-from freqdiff.checkpoint import read_shard
+from freqdiff.checkpoint import most_bytes, read_shard
 from freqdiff.data import DataConfig, Pairs
 from freqdiff.denoiser import Prediction
 from freqdiff.diffusion import Objective
@@ -119,7 +119,7 @@ def load_peer(folder: Path) -> tuple[str, Peer]:
         raise ModelError(f"{folder} holds no network of benchmarks.peers: {error}.") from error
     tensors: dict[str, Tensor] = {}
     for name, digest in digests.items():
-        tensors |= read_shard(folder / name, digest)
+        tensors |= read_shard(folder / name, digest, most_bytes(model))
     try:
         model.load_state_dict({name: value.float() for name, value in tensors.items()})
     except RuntimeError as error:
