@@ -6,6 +6,7 @@ Without a GPU, Triton kernels run in Triton's interpreter.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,9 @@ from freqdiff_kernels import native
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 LEVELS = native.cpu_levels() or ["reference"]
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Programs that a shell starts in the background ignore it, and so would those of the tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 if SIDE_BY_SIDE:
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -68,7 +68,7 @@ BACKENDS = [
     entry(cuda_emulated, False, ""),
     entry(triton, not importlib.util.find_spec("triton"), "needs Triton"),
 ]
-some = settings(derandomize=True, deadline=None, max_examples=15, database=None)
+some = settings(derandomize=True, deadline=None, max_examples=8, database=None)
 
 floats = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64])
 stored = st.one_of(floats, st.sampled_from([torch.uint8, torch.uint16]))

@@ -168,7 +168,7 @@ def test_cut_off(tmp_path: Path, kind: str, part: float) -> None:
 def test_too_many_pixels(tmp_path: Path, kind: str) -> None:
     content = {"heic": lambda: heic(COFFEE), "avif": lambda: avif(COFFEE), "dng": dng}[kind]()
     path = stored(tmp_path, f"a.{kind}", content)
-    with pytest.raises(PhotoError, match="it has 96 x 64 pixels; expected at most 1000"):
+    with pytest.raises(PhotoError, match="it has 96 x 64 pixels; expected at most 1,000"):
         read_photo(path, max_pixels=1000)
 
 
