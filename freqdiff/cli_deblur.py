@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-memory",
         type=memory_size,
         metavar="SIZE",
-        help="most memory to use on a CPU, as 4G (most of what is free)",
+        help="memory to aim at on a CPU, as 4G (most of what is free)",
     )
     parser.add_argument(
         "--compare",

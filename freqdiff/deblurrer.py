@@ -135,7 +135,7 @@ class Deblurrer(nn.Module):
             check: compare the result, blurred again, with the photo, see `self_check`.
             camera: (6,) settings that the photo was taken with, as of
                 `photo_settings.camera_vector`, for models that use them; None: nothing is known.
-            max_memory: most bytes that this process may use on a CPU: photos for which that is too
+            max_memory: bytes that this process is to aim at on a CPU: photos for which that is too
                 little are sampled region by region, which takes longer and gives the same result.
                 None: most of what is free.
             solver: how to get from noise to a photo.

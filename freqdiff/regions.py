@@ -21,10 +21,11 @@ from freqdiff.blur_filter import CELL, WINDOW, BlurField
 from freqdiff.errors import InputError
 from freqdiff.model import PITCH, ModelConfig
 from freqdiff.sampler import FrameSampler, Place, Progress, Request, Sample
+from freqdiff_kernels import native
 
-BYTES_PER_PIXEL = {"frame": 40, "region": 150}
-"""Measured with `tiny` on a CPU: what a photo of 8 bits and its result take while they are worked
-on and written, and what conditioning and sampling a region take above that."""
+BYTES_PER_PIXEL = {"frame": 90, "region": 150}
+"""With `tiny` on a CPU, where a photo in one region takes 149 in all: what the photo and its result
+take, and a region above that. Several regions of other sizes still take up to a fifth more."""
 _SHARE_OF_FREE = 0.8
 _FIELDS = [field.name for field in dataclasses.fields(BlurField)]
 
@@ -110,6 +111,8 @@ def sample_regions(
         tiles += sample.tiles
         if sample.blur is not None:
             blurs.append(_cells(sample.blur, own))
+        del sample
+        native.release_memory()  # the next region may have another size
     across = sum(region.given[0].start == 0 for region in regions)
     blur = None
     if blurs:
