@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import RESULTS, provenance
+from benchmarks.harness import RESULTS, provenance, rank_correlation
 from blursynth.build_plan import list_photos
 from blursynth.camera import Camera
 from blursynth.certificate import certify
@@ -110,17 +110,6 @@ def predicted(name: str, made: Synthesis, sharp: Tensor) -> float:
         return float(physics_map(made.field, sharp, iso)[3].mean())
     extent = torch.hypot(*made.field.motion) if name == "exposure_s" else made.field.defocus.abs()
     return float(extent.mean())
-
-
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's; equal values share the mean of their ranks, and a constant gives 0."""
-    ranks = []
-    for values in (np.array(a), np.array(b)):
-        below, same = (f(values[:, None], values).sum(1) for f in (np.greater, np.equal))
-        ranks.append(below + same / 2)
-    if min(np.ptp(one) for one in ranks) == 0:
-        return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def control(engine: Engine, photos: Sequence[Photo], seed: int = 0) -> list[dict[str, Any]]:

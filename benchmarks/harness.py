@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from freqdiff.info import device_name
@@ -270,6 +272,17 @@ def assert_as_precise(ours: Tensor, plain: Tensor, exact: Tensor) -> float:
     allowed += torch.finfo(ours.dtype).eps / 2 if ours.dtype.is_floating_point else 0.5
     assert error <= allowed, f"error {error:.2e}, allowed {allowed:.2e}"
     return error
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
+    """Spearman's; equal values share the mean of their ranks, and a constant gives 0."""
+    ranks = []
+    for values in (np.ravel(a), np.ravel(b)):
+        below, same = (f(values[:, None], values).sum(1) for f in (np.greater, np.equal))
+        ranks.append(below + same / 2)
+    if min(np.ptp(one) for one in ranks) == 0:
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def write(path: Path, rows: list[Row]) -> None:

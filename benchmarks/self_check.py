@@ -13,19 +13,12 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 import freqdiff
-from benchmarks.harness import RESULTS, provenance
+from benchmarks.harness import RESULTS, provenance, rank_correlation
 from blursynth.scene import Recipe
 from freqdiff.data import DataConfig, PairBlocks
 from freqdiff.self_check import cell_rms
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's, of values without ties."""
-    ranks = torch.stack([v.flatten().argsort().argsort().double() for v in (a, b)])
-    return float(torch.corrcoef(ranks)[0, 1])
 
 
 def main() -> None:

@@ -6,14 +6,14 @@ import dataclasses
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
-from freqdiff.api import deblur_opened
+from freqdiff.api import Details, deblur_opened
 from freqdiff.atomic import write_atomically
 from freqdiff.compare_picture import draw_comparison, profile
 from freqdiff.deblurrer import Deblurrer
@@ -192,7 +192,26 @@ def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
     compared = job.comparison is None or os.path.exists(job.comparison)
     if settings.skip_existing and compared and _is_whole(job.target, (height, width)):
         return Outcome("skipped", (width, height), time.perf_counter() - started)
-    rgb, details = deblur_opened(
+    rgb, details = deblur_by_settings(opened, model, settings)
+    notes = details.notes + write_result(
+        job.target, opened, rgb, changed=details.changed, settings=settings
+    )
+    if job.comparison is not None:
+        write_comparison(job.comparison, photo, opened.rgb[0], rgb[0])
+    status: Literal["written", "unchanged"] = "written" if details.changed else "unchanged"
+    return Outcome(status, (width, height), time.perf_counter() - started, notes)
+
+
+def deblur_by_settings(
+    opened: OpenedImage,
+    model: Deblurrer,
+    settings: Settings,
+    *,
+    callback: Callable[[int, int], None] | None = None,
+    check: bool = False,
+) -> tuple[Tensor, Details]:
+    """`freqdiff.api.deblur_opened` with the settings of a batch."""
+    return deblur_opened(
         opened,
         model=model,
         steps=settings.steps,
@@ -202,14 +221,9 @@ def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
         ensemble=settings.ensemble,
         camera="exif" if settings.exif else None,
         progress=settings.progress,
+        callback=callback,
+        check=check,
     )
-    notes = details.notes + write_result(
-        job.target, opened, rgb, changed=details.changed, settings=settings
-    )
-    if job.comparison is not None:
-        write_comparison(job.comparison, photo, opened.rgb[0], rgb[0])
-    status: Literal["written", "unchanged"] = "written" if details.changed else "unchanged"
-    return Outcome(status, (width, height), time.perf_counter() - started, notes)
 
 
 def write_result(

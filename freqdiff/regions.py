@@ -140,7 +140,7 @@ def region_pixels(frame: tuple[int, int], max_memory: int | None) -> float:
 
     Args:
         frame: (height, width) of the photo, which is in memory already.
-        max_memory: most bytes that this process may use; None: a share of what is free.
+        max_memory: bytes that this process is to aim at; None: a share of what is free.
 
     Raises:
         InputError: the photo itself takes more.
@@ -148,18 +148,16 @@ def region_pixels(frame: tuple[int, int], max_memory: int | None) -> float:
     photo = BYTES_PER_PIXEL["frame"] * frame[0] * frame[1]
     if max_memory is None:
         free = _free_memory()
-        return (
-            math.inf
-            if free is None
-            else max(0.0, _SHARE_OF_FREE * free - photo) / BYTES_PER_PIXEL["region"]
-        )
-    left = max_memory - _used_memory() - photo
-    if left <= 0:
+        if free is None:
+            return math.inf
+        return max(0.0, _SHARE_OF_FREE * free - photo) / BYTES_PER_PIXEL["region"]
+    taken = _used_memory() + photo
+    if max_memory <= taken:
         raise InputError(
             f"max_memory is {max_memory / 1e9:.1f} GB, but a photo of {frame[1]}x{frame[0]} takes "
-            f"{(_used_memory() + photo) / 1e9:.1f} GB with its result alone: allow more."
+            f"{taken / 1e9:.1f} GB with its result alone: allow more."
         )
-    return left / BYTES_PER_PIXEL["region"]
+    return (max_memory - taken) / BYTES_PER_PIXEL["region"]
 
 
 def _grid(config: ModelConfig) -> int:

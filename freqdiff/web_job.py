@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from freqdiff.api import Details, deblur_opened
+from freqdiff.api import Details
 from freqdiff.atomic import write_atomically
-from freqdiff.batch import Settings, result_name, write_result
+from freqdiff.batch import Settings, deblur_by_settings, result_name, write_result
 from freqdiff.check_picture import draw_check
 from freqdiff.compare_picture import encode_small, most_changed, profile
 from freqdiff.deblurrer import Deblurrer
@@ -91,17 +91,8 @@ def sharpen(
         what = "Checking the result" if done == total else f"Sharpening part {done + 1} of {total}"
         report(_MEASURED + (_DEBLURRED - _MEASURED) * done / total, what)
 
-    rgb, details = deblur_opened(
-        opened,
-        model=model,
-        steps=settings.steps,
-        seed=settings.seed,
-        tile=settings.tile,
-        ensemble=settings.ensemble,
-        progress=False,
-        callback=tiles,
-        check=True,
-    )
+    silent = dataclasses.replace(settings, progress=False)
+    rgb, details = deblur_by_settings(opened, model, silent, callback=tiles, check=True)
     report(_CHECKED, "Writing the file")
     result = folder / sharp_name(photo.name)
     notes = write_result(result, opened, rgb, changed=details.changed, settings=settings)

@@ -15,15 +15,7 @@ from freqdiff import compare_picture
 from freqdiff.compare_picture import PANEL, draw_comparison, most_changed
 from freqdiff.photo import Metadata, Photo, read_photo, write_photo
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return commands.toy_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def compare(*arguments: object, model: Path) -> commands.Result:

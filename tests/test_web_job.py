@@ -20,15 +20,7 @@ from freqdiff.photo import Metadata, Photo, write_photo
 from freqdiff.self_check import SelfCheck
 from freqdiff.web_job import Cancelled, Sharpened, describe, safe_name, sharp_name, sharpen
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return commands.toy_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def put(name: str, kind: str) -> Path:
