@@ -141,7 +141,7 @@ def self_check() -> list[str]:
 
 
 def reliability() -> list[str]:
-    """What damaged files and killed batches led to."""
+    """What damaged files and killed batches led to, and the memory of large photos."""
     lines = []
     if fuzzed := read("fuzz"):
         counts = fuzzed["counts"]
@@ -160,6 +160,15 @@ def reliability() -> list[str]:
             "",
             source(killed["provenance"]),
         ]
+    if measured := read("memory"):
+        for row in measured["rows"]:
+            limit = row["limit_bytes"]
+            lines.append(
+                f"* A photo of {row['width']}x{row['height']} "
+                + (f"that was to keep to {limit / 1e9:.1f} GB " if limit else "without a limit ")
+                + f"took {row['peak_bytes'] / 1e9:.1f} GB and {row['seconds']:.0f} s."
+            )
+        lines += ["", source(measured["provenance"])]
     return lines
 
 

@@ -111,9 +111,9 @@ def deblur(
         steps: sampling steps, 1 (closest to the truth) .. 1000; the model's default if None.
         seed: of the sampling noise; the same seed gives the same result.
         tile: longest side of a tile in pixels; it changes the memory used, not the result.
-        max_memory: bytes that this process is to aim at on a CPU (it may take a fifth more): too
-            large a photo is worked on region by region then, which takes longer and gives the same
-            result. None: most of what is free.
+        max_memory: bytes that this process is to keep to on a CPU: too large a photo is worked on
+            region by region then, which takes longer and gives the same result. It is an aim that
+            other models than "tiny" may miss. None: most of what is free.
         ensemble: 2, 4 or 8: mean of the results for as many mirrored and turned versions of the
             picture, which is a little better and takes as many times as long.
         camera: for models that use them (`adv`) the settings that the picture was taken with: those
@@ -205,7 +205,8 @@ def deblur_opened(
         notes = (*notes, "no blur that this model can remove was found: returned unchanged")
     elif max(shares) < _FEW:
         notes = (*notes, "little blur that this model can remove: under 1% of the photo changed")
-    rgb = torch.cat([result.image for result in results])
+    # Joining copies: a large photo is there once.
+    rgb = results[0].image if len(results) == 1 else torch.cat([r.image for r in results])
     return rgb, Details(
         image=rgb,
         changed=any(result.changed for result in results),

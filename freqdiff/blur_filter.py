@@ -47,6 +47,11 @@ class BlurField:
     log_noise: Tensor
     trust: Tensor
 
+    def part(self, rows: slice, columns: slice = slice(None)) -> BlurField:
+        """The estimates for some cells."""
+        fields = (self.log_psf, self.log_noise, self.trust)
+        return BlurField(*(values[:, rows, columns] for values in fields))
+
 
 def wiener(y: Tensor, blur: BlurField) -> Tensor:
     """Windowed Wiener filter, g(y).

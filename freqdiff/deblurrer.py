@@ -159,7 +159,9 @@ class Deblurrer(nn.Module):
         image = image.to(self.device, torch.float32)
 
         size = (image.shape[2], image.shape[3])
-        pixels = region_pixels(size, max_memory) if self.device.type == "cpu" else math.inf
+        pixels = math.inf
+        if self.device.type == "cpu":
+            pixels = region_pixels(size, max_memory, turned=ensemble > 1)
         ran_out = False
 
         def sample(turns: int) -> Sample:
@@ -200,7 +202,7 @@ class Deblurrer(nn.Module):
         for turns in range(8 // ensemble, 8, 8 // ensemble):
             result += _turn_back(sample(turns).image, turns)
         result /= ensemble
-        if not bool(torch.isfinite(result).all()):
+        if not all(math.isfinite(value) for value in result.aminmax()):
             raise FreqDiffError(f"Model {self.name!r} gave values that are not finite.")
         if keep_band:
             result = tie_low_band(result, image)
@@ -256,9 +258,12 @@ def tie_low_band(result: Tensor, image: Tensor) -> Tensor:
     out brighter than the sharp photo (3 to 5 levels of 255 in REDS), and a deblurrer undoes that.
     """
     rows, columns = (_cell_weights(n, image.device) for n in image.shape[-2:])
-    offset = _between(rows.means, (image - result)[0], columns.means.mT)
+    seen, made = (_between(rows.means, x[0], columns.means.mT) for x in (image, result))
+    offset = seen - made
     offset = offset - offset.mean(0).clamp(-BRIGHTNESS_SLACK, BRIGHTNESS_SLACK)
-    return result.add_(_between(rows.blend, offset, columns.blend.mT))
+    left, right = (x.expand(3, -1, -1) for x in (rows.blend, columns.blend.mT))
+    result[0].baddbmm_(torch.bmm(left, offset), right)
+    return result
 
 
 def _between(left: Tensor, planes: Tensor, right: Tensor) -> Tensor:
@@ -293,18 +298,24 @@ def keep_flat(result: Tensor, image: Tensor) -> Tensor:
     Blur takes nothing from an area of one colour, so what a network adds there is wrong: exact
     black, white and borders of one colour survive.
     """
-    high, low = F.max_pool2d(image, 8, ceil_mode=True), -F.max_pool2d(-image, 8, ceil_mode=True)
-    high, low = F.max_pool2d(high, 5, 1, 2), -F.max_pool2d(-low, 5, 1, 2)
-    detail = ((high - low).amax(1, keepdim=True) / FLAT_RANGE).clamp_(0, 1)
+    ranges = torch.cat([_range_around(plane) for plane in image.chunk(3, 1)], 1)
+    detail = (ranges.amax(1, keepdim=True) / FLAT_RANGE).clamp_(0, 1)
     share = F.interpolate(detail, scale_factor=8.0)[..., : image.shape[2], : image.shape[3]]
     return torch.lerp(image, result, share, out=result)
+
+
+def _range_around(plane: Tensor) -> Tensor:
+    """Highest less lowest value of a plane (1, 1, H, W) around each block of 8 px."""
+    high, low = F.max_pool2d(plane, 8, ceil_mode=True), F.max_pool2d(-plane, 8, ceil_mode=True)
+    return F.max_pool2d(high, 5, 1, 2) + F.max_pool2d(low, 5, 1, 2)
 
 
 def changed_share(result: Tensor, image: Tensor) -> Tensor:
     """Share of the cells of 16 px that changed, or 0 if few did and by little: what is left then is
     no deblurring, and to give the photo back as it came costs nobody a sharp pixel."""
-    change = (result - image).abs_().mean(1, keepdim=True)
-    cells = F.avg_pool2d(change, 16, ceil_mode=True)
+    planes = zip(result.chunk(3, 1), image.chunk(3, 1), strict=True)
+    changes = [F.avg_pool2d((a - b).abs_(), 16, ceil_mode=True) for a, b in planes]
+    cells = torch.cat(changes, 1).mean(1)
     share = (cells >= _SMALLEST_CHANGE).float().mean()
     counts = (share >= _SMALL_SHARE) | (cells.max() >= _SMALL_CHANGE)
     return share * counts
@@ -320,7 +331,7 @@ def _to_cpu(image: Tensor) -> Tensor:
 
 def _turn(image: Tensor, turns: int) -> Tensor:
     """The image turned by `turns` quarters, and mirrored from 4 on."""
-    image = torch.rot90(image, turns % 4, (-2, -1))
+    image = torch.rot90(image, turns % 4, (-2, -1)) if turns % 4 else image
     return image.flip(-1) if turns >= 4 else image
 
 

@@ -80,7 +80,11 @@ class OpenedImage:
         _check_finite(rgb, "the result")
         colour = _luma(rgb) if self._colour.shape[1] == 1 else rgb
         if (white := _WHITE.get(self._colour.dtype)) is not None:
-            return (colour * white).round_().clamp_(0, white).to(self._colour.dtype)
+            result = torch.empty(colour.shape, dtype=self._colour.dtype)
+            for picture, target in zip(colour, result, strict=True):
+                for plane, samples in zip(picture, target, strict=True):  # a float plane at a time
+                    samples.copy_((plane * white).round_().clamp_(0, white))
+            return result
         result = colour.clamp(0, 1).to(self._colour.dtype)
         if self._colour.dtype == torch.float64:
             # Samples that went through the model untouched keep the digits that float32 cut.

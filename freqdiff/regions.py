@@ -8,24 +8,22 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from freqdiff import spectral
+from freqdiff import memory, spectral
 from freqdiff.anchor import GROUP_PIXELS, estimate_radius
 from freqdiff.blur_filter import CELL, WINDOW, BlurField
 from freqdiff.errors import InputError
 from freqdiff.model import PITCH, ModelConfig
 from freqdiff.sampler import FrameSampler, Place, Progress, Request, Sample
-from freqdiff_kernels import native
 
-BYTES_PER_PIXEL = {"frame": 90, "region": 150}
-"""With `tiny` on a CPU, where a photo in one region takes 149 in all: what the photo and its result
-take, and a region above that. Several regions of other sizes still take up to a fifth more."""
+BYTES_PER_PIXEL = {"result": 18, "turned": 24, "written": 30, "region": 140}
+"""With `tiny` on a CPU (measured, 1 to 24 megapixels): what the result of a photo takes, what
+versions of it that are turned take on top, the result while it is written, and a region while it is
+sampled."""
 _SHARE_OF_FREE = 0.8
 _FIELDS = [field.name for field in dataclasses.fields(BlurField)]
 
@@ -94,6 +92,17 @@ def sample_regions(
     """Sample a frame by its regions; `image` is (1, 3, H, W), `regions` those of `plan_regions`."""
     if len(regions) == 1:
         return sampler(image, request, progress)
+    with memory.giving_back():
+        return _sample_each(sampler, image, regions, request, progress)
+
+
+def _sample_each(
+    sampler: FrameSampler,
+    image: Tensor,
+    regions: list[Region],
+    request: Request,
+    progress: Progress,
+) -> Sample:
     alignment = sampler.denoiser.config.alignment
     rows, columns = (-(-n // alignment) * alignment for n in image.shape[-2:])
     spectrum = spectral.frame_features(image, (rows, columns))
@@ -110,9 +119,11 @@ def sample_regions(
         result[..., rows_given, columns_given] = sample.image[..., own[0], own[1]]
         tiles += sample.tiles
         if sample.blur is not None:
-            blurs.append(_cells(sample.blur, own))
+            blurs.append(
+                sample.blur.part(*(slice(s.start // CELL, -(-s.stop // CELL)) for s in own))
+            )
         del sample
-        native.release_memory()  # the next region may have another size
+        memory.give_back()  # the next region may have another size
     across = sum(region.given[0].start == 0 for region in regions)
     blur = None
     if blurs:
@@ -125,39 +136,36 @@ def _within(part: slice, whole: slice) -> slice:
     return slice(part.start - whole.start, part.stop - whole.start)
 
 
-def _cells(blur: BlurField, own: tuple[slice, slice]) -> BlurField:
-    """The estimates for the cells of these pixels."""
-    rows, columns = (slice(s.start // CELL, -(-s.stop // CELL)) for s in own)
-    return BlurField(*(getattr(blur, name)[:, rows, columns] for name in _FIELDS))
-
-
 def _joined(blurs: list[BlurField], axis: int) -> BlurField:
     return BlurField(*(torch.cat([getattr(b, name) for b in blurs], axis) for name in _FIELDS))
 
 
-def region_pixels(frame: tuple[int, int], max_memory: int | None) -> float:
+def region_pixels(frame: tuple[int, int], max_memory: int | None, *, turned: bool = False) -> float:
     """Pixels that a region may see on a CPU.
 
     Args:
         frame: (height, width) of the photo, which is in memory already.
         max_memory: bytes that this process is to aim at; None: a share of what is free.
+        turned: it is sampled several times, turned.
 
     Raises:
         InputError: the photo itself takes more.
     """
-    photo = BYTES_PER_PIXEL["frame"] * frame[0] * frame[1]
+    pixels = frame[0] * frame[1]
+    kept = pixels * (BYTES_PER_PIXEL["result"] + turned * BYTES_PER_PIXEL["turned"])
     if max_memory is None:
-        free = _free_memory()
+        free = memory.free_memory()
         if free is None:
             return math.inf
-        return max(0.0, _SHARE_OF_FREE * free - photo) / BYTES_PER_PIXEL["region"]
-    taken = _used_memory() + photo
-    if max_memory <= taken:
+        return max(0.0, _SHARE_OF_FREE * free - kept) / BYTES_PER_PIXEL["region"]
+    used = memory.used_memory()
+    least = used + max(kept, pixels * BYTES_PER_PIXEL["written"])
+    if max_memory <= least:
         raise InputError(
             f"max_memory is {max_memory / 1e9:.1f} GB, but a photo of {frame[1]}x{frame[0]} takes "
-            f"{taken / 1e9:.1f} GB with its result alone: allow more."
+            f"{least / 1e9:.1f} GB with its result alone: allow more."
         )
-    return (max_memory - taken) / BYTES_PER_PIXEL["region"]
+    return (max_memory - used - kept) / BYTES_PER_PIXEL["region"]
 
 
 def _grid(config: ModelConfig) -> int:
@@ -175,30 +183,3 @@ def _cut(length: int, own: int, around: int) -> list[tuple[slice, slice]]:
         )
         for start in starts
     ]
-
-
-def _used_memory() -> int:
-    """Resident bytes of this process; 0 where the system does not tell."""
-    pages = _number("/proc/self/statm", 1)
-    return 0 if pages is None else pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _free_memory() -> int | None:
-    """Bytes that the system, or the container around this process, can give; None if unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit is not None and used is not None:
-        free.append(limit - used)
-    return min(free, default=None)
-
-
-def _number(path: str, place: int = 0) -> int | None:
-    """A number of a file of the system; None if there is none."""
-    try:
-        return int(Path(path).read_text(encoding="ascii").split()[place])
-    except (OSError, IndexError, ValueError):
-        return None

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import fuzz, kills
+from benchmarks import fuzz, kills, memory
 from benchmarks.fuzz_corpus import corpus, damaged
 from freqdiff import atomic
 from freqdiff.errors import PhotoError
@@ -104,3 +104,10 @@ def test_a_file_that_was_taken_for_a_leftover_is_made_again(
     assert len(calls) == 3
     assert (tmp_path / "a.bin").read_bytes() == b"whole"
     assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_memory_of_a_photo(tmp_path: Path) -> None:
+    row = memory.measure("300x200:1G", tmp_path)
+    assert (row["width"], row["height"], row["limit_bytes"]) == (300, 200, 10**9)
+    assert 10**8 < row["peak_bytes"] < 10**9
+    assert row["seconds"] > 0

@@ -22,6 +22,7 @@ LAYERS = (
         "freqdiff.alignment",
         "freqdiff.atomic",
         "freqdiff.images",
+        "freqdiff.memory",
         "freqdiff.metrics",
         "freqdiff.niqe",
         "freqdiff.photo",

@@ -18,7 +18,7 @@ from toys import (
     random_denoiser,
 )
 
-from freqdiff import regions
+from freqdiff import memory, regions
 from freqdiff.errors import FreqDiffError, InputError
 from freqdiff.model import CONFIGS, ModelConfig
 from freqdiff.regions import Region, plan_regions, reach, region_pixels, sample_regions
@@ -92,26 +92,28 @@ def test_deblurrer_keeps_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, image = random_deblurrer(seed=3), photo(300, 260)[None]
     whole = model.restore(image, ensemble=2)
     assert whole.tiles == 1
-    monkeypatch.setattr(regions, "_used_memory", lambda: 10**9)
-    limit = 10**9 + 300 * 260 * regions.BYTES_PER_PIXEL["frame"]
+    monkeypatch.setattr(memory, "used_memory", lambda: 10**9)
+    photo_bytes = regions.BYTES_PER_PIXEL["result"] + regions.BYTES_PER_PIXEL["turned"]
+    limit = 10**9 + 300 * 260 * photo_bytes
     limit += int(200 * 200 * regions.BYTES_PER_PIXEL["region"])
     parts = model.restore(image, ensemble=2, max_memory=limit)
     assert parts.tiles > 1
     torch.testing.assert_close(parts.image, whole.image, rtol=0, atol=1e-5)
+    limit -= 150 * 150 * regions.BYTES_PER_PIXEL["region"]
     with pytest.raises(InputError, match="allow more, or take fewer steps"):
-        model.restore(image, max_memory=limit - 150 * 150 * regions.BYTES_PER_PIXEL["region"])
+        model.restore(image, ensemble=2, max_memory=limit)
     with pytest.raises(InputError, match=r"max_memory is 1\.0 GB, but a photo of 260x300 takes"):
         model.restore(image, max_memory=10**9)
 
 
 def test_free_memory_decides_where_no_limit_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert regions._used_memory() > 10**7
-    assert regions._free_memory() is not None
-    monkeypatch.setattr(regions, "_free_memory", lambda: 2 * 10**9)
-    photo_bytes = 1000 * 1000 * regions.BYTES_PER_PIXEL["frame"]
+    assert memory.used_memory() > 10**7
+    assert memory.free_memory() is not None
+    monkeypatch.setattr(memory, "free_memory", lambda: 2 * 10**9)
+    photo_bytes = 1000 * 1000 * regions.BYTES_PER_PIXEL["result"]
     expected = (1.6e9 - photo_bytes) / regions.BYTES_PER_PIXEL["region"]
     assert region_pixels((1000, 1000), None) == pytest.approx(expected)
-    monkeypatch.setattr(regions, "_free_memory", lambda: None)
+    monkeypatch.setattr(memory, "free_memory", lambda: None)
     assert region_pixels((1000, 1000), None) == math.inf
 
 

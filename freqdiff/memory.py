@@ -1,0 +1,81 @@
+"""Memory of this process and of the system, and how the C library deals with what was freed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from freqdiff_kernels import native
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Names that mallopt knows its settings by (malloc.h)."""
+_SMALL_BLOCK, _LARGEST_SMALL_BLOCK = 2**20, 2**25
+
+
+def used_memory() -> int:
+    """Resident bytes of this process; 0 where the system does not tell."""
+    pages = _number("/proc/self/statm", 1)
+    return 0 if pages is None else pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_memory() -> int | None:
+    """Bytes that the system, or the container around this process, can give; None if unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit is not None and used is not None:
+        free.append(limit - used)
+    return min(free, default=None)
+
+
+def give_back() -> None:
+    """Give what was freed back to the system, as far as the C library can (glibc)."""
+    native.release_memory()
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def giving_back() -> Iterator[None]:
+    """Give large blocks back to the system as they are freed.
+
+    Else the C library keeps those of up to 32 MB for the next ones, which saves time where these
+    have the same size, and leaves gaps where they do not. It has one such setting for a process; at
+    the end it is as the C library itself leaves it once a block of nearly 32 MB was freed.
+    """
+    give_back()
+    if (library := _glibc()) is not None:
+        library.mallopt(_MMAP_THRESHOLD, _SMALL_BLOCK)
+    try:
+        yield
+    finally:
+        if library is not None:
+            library.mallopt(_MMAP_THRESHOLD, _LARGEST_SMALL_BLOCK)
+            library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_SMALL_BLOCK)
+        give_back()
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if it is GNU's."""
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018 - raises where there is none
+    except (OSError, TypeError, AttributeError):
+        return None
+    return library
+
+
+def _number(path: str, place: int = 0) -> int | None:
+    """A number of a file of the system; None if there is none."""
+    try:
+        return int(Path(path).read_text(encoding="ascii").split()[place])
+    except (OSError, IndexError, ValueError):
+        return None
