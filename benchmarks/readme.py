@@ -166,7 +166,7 @@ def reliability() -> list[str]:
             lines.append(
                 f"* A photo of {row['width']}x{row['height']} "
                 + (f"that was to keep to {limit / 1e9:.1f} GB " if limit else "without a limit ")
-                + f"took {row['peak_bytes'] / 1e9:.1f} GB and {row['seconds']:.0f} s."
+                + f"took {row['peak_bytes'] / 1e9:.1f} GB."
             )
         lines += ["", source(measured["provenance"])]
     return lines
