@@ -179,6 +179,8 @@ def _open_array(array: NDArray[Any]) -> OpenedImage:
     samples = native.reshape(*shape[:2], -1)
     alpha = samples[..., -1].copy() if samples.shape[2] in (2, 4) else None
     pixels = samples if alpha is None else samples[..., :-1]
+    if alpha is not None and alpha.dtype.kind == "f":
+        _check_finite(torch.from_numpy(alpha), "the alpha of the array")
 
     def finish(colour: Tensor) -> ImageOutput:
         result = _join(_to_array(colour), alpha).reshape(shape)
@@ -202,6 +204,8 @@ def _open_tensor(tensor: Tensor) -> OpenedImage:
     samples = tensor.detach().cpu().reshape(-1, *shape[-3:])
     has_alpha = shape[-3] in (2, 4)
     alpha = samples[:, -1:].clone() if has_alpha else None
+    if alpha is not None and alpha.is_floating_point():
+        _check_finite(alpha, "the alpha of the tensor")
 
     def finish(colour: Tensor) -> ImageOutput:
         result = colour if alpha is None else torch.cat([colour, alpha], dim=1)
@@ -256,6 +260,10 @@ def _luma(rgb: Tensor) -> Tensor:
 def _from_array(pixels: NDArray[Any]) -> Tensor:
     """Return (H, W, C) samples as a (1, C, H, W) tensor; torch takes only writable arrays."""
     contiguous = np.require(pixels, requirements=["C", "W"])
+    if (
+        min(contiguous.strides) < 0
+    ):  # of axes with one entry, which contiguity leaves out of account
+        contiguous = contiguous.copy()
     return torch.from_numpy(contiguous).permute(2, 0, 1)[None]
 
 
