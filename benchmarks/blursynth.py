@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from blursynth.physics import synthesize
 from blursynth.scene import Recipe
 from blursynth.shot import Conditions
 from freqdiff.data import DataConfig, PairBlocks, list_photos
+from freqdiff.memory import peak_memory
 
 PHOTO = Path(__file__).parent / "demo" / "coffee.png"
 SIZE = (2160, 3840)
@@ -45,7 +45,7 @@ CAMERA = Camera(focal_mm=85, f_number=2.8, focus_distance_m=4, exposure_s=1 / 60
 
 def peak_gb() -> float:
     """The most memory that this process has held so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
+    return round(peak_memory() / 1e9, 2)
 
 
 def stream(photos: Path, blocks: int, workers: int) -> dict[str, Any]:

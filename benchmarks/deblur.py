@@ -9,7 +9,6 @@ network is compiled, and `sampler_us` is the time without the photo's way there 
 import argparse
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import RESULTS, Timing, measure_copy_rate, provenance
 from benchmarks.harness import measure as measure_runs
+from freqdiff.memory import peak_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ def measure(model: str, height: int, width: int, steps: int, runs: int) -> dict[
 
     cold, result = deblur()
     timing = Timing.of(deblur()[0] for _ in range(runs))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     more = {"peak_rss_gb": round(peak / 1e9, 2)}
     if device == "cuda":
         more["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)

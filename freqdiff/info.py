@@ -6,16 +6,14 @@ import datetime
 import hashlib
 import os
 import platform
-import resource
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from freqdiff import __version__
+from freqdiff import __version__, memory
 from freqdiff.checkpoint import load_model, shipped_models
 from freqdiff.errors import ModelError
 from freqdiff.processor import cpu_features, cpu_name
@@ -129,9 +127,7 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes that were in use: by torch on a GPU, else by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+    return memory.peak_memory()
 
 
 def git_commit() -> str | None:

@@ -49,3 +49,14 @@ def test_without_such_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_glibc", lambda: None)
     with memory.giving_back():
         memory.give_back()
+
+
+def test_the_peak_is_that_of_the_process_itself() -> None:
+    ballast = bytearray(900_000_000)
+    ballast[:: 2**12] = b"x" * len(ballast[:: 2**12])
+    program = "from freqdiff.memory import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert memory.peak_memory() > 9e8 > int(done.stdout) > 1e7
+    del ballast
+    assert memory.peak_memory() > 9e8
