@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +47,19 @@ class BlurField:
     log_noise: Tensor
     trust: Tensor
 
+    @property
+    def _maps(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.log_psf, self.log_noise, self.trust
+
     def part(self, rows: slice, columns: slice = slice(None)) -> BlurField:
         """The estimates for some cells."""
-        fields = (self.log_psf, self.log_noise, self.trust)
-        return BlurField(*(values[:, rows, columns] for values in fields))
+        return BlurField(*(values[:, rows, columns] for values in self._maps))
+
+    @staticmethod
+    def joined(parts: Sequence[BlurField], axis: int) -> BlurField:
+        """The estimates of parts that lie below each other (axis 1) or side by side (axis 2)."""
+        maps = zip(*(part._maps for part in parts), strict=True)
+        return BlurField(*(torch.cat(values, axis) for values in maps))
 
 
 def wiener(y: Tensor, blur: BlurField) -> Tensor:

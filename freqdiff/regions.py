@@ -5,7 +5,6 @@ A region sees so far beyond its own pixels that these come out as in the whole f
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from typing import NamedTuple
@@ -25,7 +24,6 @@ BYTES_PER_PIXEL = {"result": 18, "turned": 24, "written": 30, "region": 140}
 versions of it that are turned take on top, the result while it is written, and a region while it is
 sampled."""
 _SHARE_OF_FREE = 0.8
-_FIELDS = [field.name for field in dataclasses.fields(BlurField)]
 
 
 class Region(NamedTuple):
@@ -92,52 +90,38 @@ def sample_regions(
     """Sample a frame by its regions; `image` is (1, 3, H, W), `regions` those of `plan_regions`."""
     if len(regions) == 1:
         return sampler(image, request, progress)
-    with memory.giving_back():
-        return _sample_each(sampler, image, regions, request, progress)
-
-
-def _sample_each(
-    sampler: FrameSampler,
-    image: Tensor,
-    regions: list[Region],
-    request: Request,
-    progress: Progress,
-) -> Sample:
     alignment = sampler.denoiser.config.alignment
     rows, columns = (-(-n // alignment) * alignment for n in image.shape[-2:])
     spectrum = spectral.frame_features(image, (rows, columns))
     result, blurs, tiles = torch.empty_like(image), [], 0
-    for index, region in enumerate(regions):
+    with memory.giving_back():
+        for index, region in enumerate(regions):
 
-        def report(part: int, parts: int, index: int = index) -> None:
-            progress(index * parts + part, len(regions) * parts)
+            def report(part: int, parts: int, index: int = index) -> None:
+                progress(index * parts + part, len(regions) * parts)
 
-        (y, x), (rows_given, columns_given) = region.seen, region.given
-        place = Place((y.start, x.start), spectrum)
-        sample = sampler(image[..., y, x], request, report, place)
-        own = (_within(rows_given, y), _within(columns_given, x))
-        result[..., rows_given, columns_given] = sample.image[..., own[0], own[1]]
-        tiles += sample.tiles
-        if sample.blur is not None:
-            blurs.append(
-                sample.blur.part(*(slice(s.start // CELL, -(-s.stop // CELL)) for s in own))
-            )
-        del sample
-        memory.give_back()  # the next region may have another size
+            (y, x), (rows_given, columns_given) = region.seen, region.given
+            place = Place((y.start, x.start), spectrum)
+            sample = sampler(image[..., y, x], request, report, place)
+            own = (_within(rows_given, y), _within(columns_given, x))
+            result[..., rows_given, columns_given] = sample.image[..., own[0], own[1]]
+            tiles += sample.tiles
+            if sample.blur is not None:
+                blurs.append(
+                    sample.blur.part(*(slice(s.start // CELL, -(-s.stop // CELL)) for s in own))
+                )
+            del sample
+            memory.give_back()  # the next region may have another size
     across = sum(region.given[0].start == 0 for region in regions)
     blur = None
     if blurs:
-        strips = [_joined(blurs[i : i + across], 2) for i in range(0, len(blurs), across)]
-        blur = _joined(strips, 1)
+        strips = [BlurField.joined(blurs[i : i + across], 2) for i in range(0, len(blurs), across)]
+        blur = BlurField.joined(strips, 1)
     return Sample(result, blur, tiles)
 
 
 def _within(part: slice, whole: slice) -> slice:
     return slice(part.start - whole.start, part.stop - whole.start)
-
-
-def _joined(blurs: list[BlurField], axis: int) -> BlurField:
-    return BlurField(*(torch.cat([getattr(b, name) for b in blurs], axis) for name in _FIELDS))
 
 
 def region_pixels(frame: tuple[int, int], max_memory: int | None, *, turned: bool = False) -> float:
