@@ -17,6 +17,8 @@ from freqdiff_kernels import ops
 FAINTEST = 1e-4
 """Of a kernel's largest tap: fainter ones, such as far rings, cost time and are not seen."""
 
+_SMALLEST_DRAWN = 2.0
+"""Diameter in pixels of the smallest aperture that is drawn."""
 _AIRY_POINTS, _GOLDEN = 1024, (5**0.5 - 1) / 2
 """Points in an eighth of an Airy disk, and the part of a turn that spreads them evenly."""
 
@@ -47,8 +49,9 @@ def aperture_kernel(
     line = torch.arange(-radius, radius + 1, device=diameter_px.device, dtype=diameter_px.dtype)
     sign = torch.where(diameter_px < 0, -1.0, 1.0)[..., None, None]
     y, x = sign * line[:, None], sign * line
+    drawn = diameter_px.abs().clamp_min(_SMALLEST_DRAWN)
     # An edge that falls over one pixel adds 5/12 of a square pixel to the second moment of a disk.
-    size = (0.25 * diameter_px**2 - 5 / 12).clamp_min(0).sqrt()[..., None, None]
+    size = (0.25 * drawn**2 - 5 / 12).sqrt()[..., None, None]
     outside = torch.hypot(y, x) - size
     if blades is not None and bool((blades > 0).any()):
         turned = torch.zeros_like(diameter_px) if turn is None else turn
@@ -60,8 +63,12 @@ def aperture_kernel(
         cut = (cat_eye != 0).any(-1)[..., None, None]
         outside = torch.where(cut, torch.maximum(outside, barrel), outside)
     kernel = (0.5 - outside).clamp(0, 1)
-    normal: Tensor = kernel / kernel.sum((-2, -1), keepdim=True)
-    return normal
+    kernel = kernel / kernel.sum((-2, -1), keepdim=True)
+    # A smaller one spreads a part of the light like the smallest: its second moment is d^2 / 16.
+    share = (diameter_px / drawn).square()[..., None, None]
+    kernel = share * kernel
+    kernel[..., radius, radius] += 1 - share[..., 0, 0]
+    return kernel
 
 
 def polygon_distance(y: Tensor, x: Tensor, size: Tensor, blades: Tensor, turn: Tensor) -> Tensor:

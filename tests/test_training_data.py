@@ -89,6 +89,13 @@ def test_pairs_are_aligned_and_blurred(photos: Path) -> None:
     assert fine[0] < 0.8 * fine[1]
 
 
+def test_every_pair_is_blurred_where_the_recipe_says_so(photos: Path) -> None:
+    recipe = dataclasses.replace(DATA.recipe, unblurred=0.0)
+    data = dataclasses.replace(DATA, crop=64, pairs_per_block=128, recipe=recipe)
+    blurred, sharp = PairBlocks(photos, data).pairs(0)[:2]
+    assert bool((blurred != sharp).any((1, 2, 3)).all())
+
+
 def test_enlarged_crops_are_soft(photos: Path) -> None:
     def detail(**settings: float) -> float:
         data = dataclasses.replace(DATA, crop=64, pairs_per_block=16, **settings)
