@@ -54,7 +54,7 @@ def test_a_sharp_photo_comes_back_unharmed(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("height", "width"), [(1501, 1997), (731, 2203)])
+@pytest.mark.parametrize(("height", "width"), [(1501, 1613), (731, 1901)])
 def test_tiles_give_the_result_of_the_whole_photo(height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand((1, 3, height // 8 + 1, width // 8 + 1), generator=generator)
@@ -68,5 +68,4 @@ def test_tiles_give_the_result_of_the_whole_photo(height: int, width: int) -> No
         assert tiled.tiles > 1
         levels = (tiled.image * 255).round() - (whole.image * 255).round()
         assert float(levels.abs().max()) <= 1
-    again = tiny().restore(image, steps=2, tile=1408)
-    assert torch.equal(again.image, tiny().restore(image, steps=2, tile=1408).image)
+    assert torch.equal(tiny().restore(image, steps=2, tile=1600).image, tiled.image)

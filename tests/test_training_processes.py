@@ -45,43 +45,52 @@ def train(script: Path, photos: Path, folder: Path, *options: str, processes: in
     return done.stdout
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    path = tmp_path / "train.py"
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("script") / "train.py"
     path.write_text(textwrap.dedent(SCRIPT.format(tests=str(TESTS))), encoding="utf-8")
     return path
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    (tmp_path / "photos").mkdir()
-    return write_photos(tmp_path / "photos")
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without processes")
-def test_two_processes_resume_exactly(tmp_path: Path, photos: Path, script: Path) -> None:
-    once, twice = tmp_path / "once", tmp_path / "twice"
-    told = train(script, photos, once, "--steps", "5")
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory, photos: Path, script: Path) -> Path:
+    """Five steps of two processes, each with all weights."""
+    folder = tmp_path_factory.mktemp("copies")
+    told = train(script, photos, folder, "--steps", "5")
     assert told.count("starts on cpu") == 1
     assert "5 steps of 2 x 2 crops" in told
-    train(script, photos, twice, "--steps", "3")
-    assert "goes on at step 3" in train(script, photos, twice, "--steps", "5")
-    whole, resumed = (load_file(folder / "state.safetensors") for folder in (once, twice))
+    return folder
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without processes"),
+]
+
+
+def test_two_processes_resume_exactly(
+    tmp_path: Path, photos: Path, script: Path, copies: Path
+) -> None:
+    # A time limit that only one process saw would leave the other one waiting.
+    train(script, photos, tmp_path, "--steps", "5", "--minutes", "1e-9")
+    assert "goes on at step 1" in train(script, photos, tmp_path, "--steps", "5")
+    whole, resumed = (load_file(folder / "state.safetensors") for folder in (copies, tmp_path))
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
         assert torch.equal(resumed[name], value), name
-    # A time limit that only one process saw would leave the other one waiting.
-    train(script, photos, twice, "--steps", "1000000", "--minutes", "0.05")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without processes")
-def test_weights_that_are_shared_out(tmp_path: Path, photos: Path, script: Path) -> None:
+def test_weights_that_are_shared_out(
+    tmp_path: Path, photos: Path, script: Path, copies: Path
+) -> None:
     """The same training as with copies of the weights, and as in one process that does the work of
     two; a run can go on from each to the other."""
-    copies, shards, moved = (tmp_path / name for name in ("copies", "shards", "moved"))
-    train(script, photos, copies, "--steps", "5")
+    shards, moved = tmp_path / "shards", tmp_path / "moved"
     assert "3 steps of 2 x 2" in train(script, photos, shards, "--steps", "3", "--fsdp")
     shutil.copytree(shards, moved)
     assert "goes on at step 3" in train(script, photos, shards, "--steps", "5", "--fsdp")
