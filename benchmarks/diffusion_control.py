@@ -240,7 +240,7 @@ def run(
     Args:
         engines: "physics", "base output" and "aligned output" with their outputs.
         photos: sharp ones.
-        real: blurred ones; with fewer than `LEAST_PHOTOS` no distance is measured.
+        real: blurred ones; with fewer than `LEAST_PHOTOS` of either no distance is measured.
         draws: pairs of each photo.
         seed: of the settings.
         say: told of each row.
@@ -249,7 +249,7 @@ def run(
     for name, (output, engine) in engines.items():
         made = pairs(engine, photos, draws, seed)
         own = [content(made)]
-        if len(real) >= LEAST_PHOTOS:
+        if min(len(photos), len(real)) >= LEAST_PHOTOS:
             own += distances(made, real)
         # With attributes the noise is that of the physics engine, and blur follows the pixels.
         if output != "attributes":

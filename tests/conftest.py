@@ -29,6 +29,11 @@ if SIDE_BY_SIDE:
 torch.set_num_threads(1 if SIDE_BY_SIDE else min(2, os.cpu_count() or 1))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: side by side, none of them is left alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """Fill torch.empty with NaN (or the largest integer), so that unwritten results are noticed."""

@@ -113,6 +113,7 @@ def test_refused_photos(shape: tuple[int, ...]) -> None:
         blur(random_generator(), torch.rand(shape), 0)
 
 
+@pytest.mark.slow
 def test_it_learns_to_blur(tmp_path: Path) -> None:
     sharp = photo(160, 200, "coffee")
     blurred = F.avg_pool2d(photo(164, 204, "coffee")[None], 5, stride=1)[0]

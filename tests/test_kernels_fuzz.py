@@ -70,7 +70,10 @@ def triton(name: str) -> Iterator[Call]:
 
 
 def entry(call: Backend, unless: bool, reason: str) -> Any:
-    return pytest.param(call, marks=pytest.mark.skipif(unless, reason=reason), id=call.__name__)
+    marks = [pytest.mark.skipif(unless, reason=reason)]
+    if call in (cuda_emulated, triton):
+        marks.append(pytest.mark.slow)
+    return pytest.param(call, marks=marks, id=call.__name__)
 
 
 BACKENDS = [
