@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from freqdiff.errors import FreqDiffError
-
 USAGE_ERROR = 2
 INTERRUPTED = 130
 ENGINE_HELP = "physics, or diffusion:BASE[,key=value...]"
@@ -46,17 +44,6 @@ def minutes(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"expected minutes above 0, got {text!r}")
     return value
-
-
-def sentence(error: BaseException) -> str:
-    """What went wrong, on one line."""
-    if isinstance(error, FreqDiffError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "There is not enough memory: close other programs or use smaller photos."
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    what = ": ".join([type(error).__name__, *lines[:1]]).rstrip(".")
-    return f"Unexpected {what}; run it again with --debug to see where."
 
 
 def complain(message: str) -> None:

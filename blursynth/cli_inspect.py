@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blursynth.cli_base import complain, sentence
+from blursynth.cli_base import complain
 from blursynth.cli_camera import (
     Settings,
     add_camera_options,
@@ -18,6 +18,7 @@ from blursynth.cli_camera import (
     settings_for,
 )
 from blursynth.cli_text import in_pixels, in_words, landscape, to_json
+from freqdiff.errors import sentence
 
 if TYPE_CHECKING:
     from blursynth.camera import Camera

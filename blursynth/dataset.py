@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from blursynth import build_plan, build_store, build_workers
-from blursynth.build_pair import Outcome
+from blursynth import build_plan, build_store
+from blursynth.build_pair import Outcome, run_task
 from blursynth.build_plan import MIN_SIDE, SUFFIXES, Format, Plan, Settings
 from blursynth.build_report import compare_with, write_report
 from blursynth.camera import Camera, load_prior
@@ -22,6 +24,7 @@ from blursynth.diffusion_config import DiffusionConfig
 from blursynth.engines import check_engine
 from blursynth.shards import write_shards
 from freqdiff.errors import InputError, OutputError
+from freqdiff.workers import in_processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,13 +178,19 @@ def _run(
 
 
 def _outcomes(plan: Plan, workers: int, ray: str | None) -> Iterator[Outcome]:
+    """Of all pairs; of one photo at a time, so that it is not read for every pair."""
+    work = functools.partial(_run_task, plan)
     if ray is not None:
-        from blursynth.ray_build import run_on_ray
+        from freqdiff.ray_workers import on_ray
 
-        return run_on_ray(plan, ray)
+        return itertools.chain.from_iterable(on_ray(work, plan.tasks(), ray))
     if workers > 1:
-        return build_workers.run_in_processes(plan, workers)
-    return build_workers.run_here(plan)
+        return itertools.chain.from_iterable(in_processes(work, plan.tasks(), workers))
+    return itertools.chain.from_iterable(run_task(plan, task) for task in plan.tasks())
+
+
+def _run_task(plan: Plan, task: list[int], stopped: Callable[[], bool]) -> list[Outcome]:
+    return list(run_task(plan, task, stopped))
 
 
 def _cameras(

@@ -176,8 +176,20 @@ def plan(
     return accepted, problems
 
 
-def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
+def process(
+    job: Job,
+    model: Deblurrer,
+    settings: Settings,
+    *,
+    callback: Callable[[int, int], None] | None = None,
+) -> Outcome:
     """Deblur one photo into its file.
+
+    Args:
+        job: which.
+        model: what with.
+        settings: how.
+        callback: as of `freqdiff.deblur`.
 
     Raises:
         PhotoError: the photo cannot be read.
@@ -192,7 +204,7 @@ def process(job: Job, model: Deblurrer, settings: Settings) -> Outcome:
     compared = job.comparison is None or os.path.exists(job.comparison)
     if settings.skip_existing and compared and _is_whole(job.target, (height, width)):
         return Outcome("skipped", (width, height), time.perf_counter() - started)
-    rgb, details = deblur_by_settings(opened, model, settings)
+    rgb, details = deblur_by_settings(opened, model, settings, callback=callback)
     notes = details.notes + write_result(
         job.target, opened, rgb, changed=details.changed, settings=settings
     )

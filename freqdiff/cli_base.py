@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import Literal, NoReturn
 
-from freqdiff.errors import FreqDiffError
-
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
@@ -111,7 +109,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=(1, 2, 4, 8),
         default=1,
         metavar="N",
-        help="mean over 2, 4 or 8 turned versions: slower, a little better",
+        help="mean of 2, 4 or 8 turned versions: a little better",
     )
     parser.add_argument(
         "--device",
@@ -124,21 +122,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def debugging(arguments: argparse.Namespace) -> bool:
     """Whether errors shall come with their traceback."""
     return bool(arguments.debug or os.environ.get("FREQDIFF_DEBUG"))
-
-
-def sentence(error: BaseException) -> str:
-    """What went wrong, on one line.
-
-    Errors of our own are sentences already. From a worker process they come wrapped in its
-    traceback, whose last line is the sentence behind the name of its class.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, FreqDiffError) and lines:
-        return lines[-1].removeprefix(f"freqdiff.errors.{type(error).__name__}: ")
-    if isinstance(error, MemoryError):
-        return "There is not enough memory: close other programs or use smaller photos."
-    what = ": ".join([type(error).__name__, *lines[:1]]).rstrip(".")
-    return f"Unexpected {what}; run it again with --debug to see where."
 
 
 def complain(message: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import sys
 import time
-import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqdiff.cli_base import (
@@ -14,9 +15,9 @@ from freqdiff.cli_base import (
     complain,
     debugging,
     memory_size,
-    sentence,
     whole_number,
 )
+from freqdiff.errors import FreqDiffError
 
 if TYPE_CHECKING:
     from freqdiff.batch import Job, Outcome
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-memory",
         type=memory_size,
         metavar="SIZE",
-        help="memory to aim at on a CPU, as 4G (most of what is free)",
+        help="memory to keep to on a CPU, as 4G (most of it)",
     )
     parser.add_argument(
         "--compare",
@@ -53,10 +54,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="quality of JPEG and WebP, 1 to 100 (as the source)",
     )
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="processes that share photos, cores and memory (1)",
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="share the photos out to a Ray cluster",
+    )
     flags = {
         "--recursive": "take sub-folders too; their structure is kept",
         "--skip-existing": "leave out photos whose result is there and whole",
-        "--no-exif": "do not tell the model what camera settings the photo names",
+        "--no-exif": "do not tell the model the settings of the camera",
         "--overwrite": "allow a result to replace its own photo",
         "--json": "print one JSON object",
         "--quiet": "print errors only",
@@ -68,12 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Deblur everything that can be; returns the exit code."""
     from freqdiff.atomic import remove_leftovers
-    from freqdiff.batch import Settings, plan, process
+    from freqdiff.batch import plan
     from freqdiff.compare_plan import plan_comparisons
-    from freqdiff.deblurrer import load
-    from freqdiff.info import peak_memory
 
-    started = time.perf_counter()
     jobs, problems = plan(
         arguments.inputs,
         arguments.output,
@@ -84,49 +96,14 @@ def run(arguments: argparse.Namespace) -> int:
         jobs = plan_comparisons(jobs, arguments.output, arguments.compare)
     for folder in {job.target.parent for job in jobs}:
         remove_leftovers(folder)
-    files: list[dict[str, Any]] = []
-    used: dict[str, Any] = {}
     for message in dict.fromkeys(problem.error for problem in problems):
         complain(message)
-    files += [_failure(str(problem.source), problem.error) for problem in problems]
     talk = not (arguments.quiet or arguments.json)
+    files = [_failure(problem.source, problem.error) for problem in problems]
+    used: dict[str, Any] = {}
     if jobs:
-        model = load(arguments.model, arguments.device)
-        settings = Settings(
-            steps=arguments.steps,
-            seed=arguments.seed,
-            tile=arguments.tile,
-            max_memory=arguments.max_memory,
-            ensemble=arguments.ensemble,
-            quality=arguments.quality,
-            overwrite=arguments.overwrite,
-            skip_existing=arguments.skip_existing,
-            exif=not arguments.no_exif,
-            progress=None if talk else False,
-        )
-        for number, job in enumerate(jobs):
-            try:
-                outcome = process(job, model, settings)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    f"Interrupted: {number} of {len(jobs)} photos are done and "
-                    f"{str(job.target)!r} was not written."
-                ) from None
-            # Not only errors of our own: whatever one photo leads to, the others can be done.
-            except Exception as error:
-                if debugging(arguments):
-                    traceback.print_exc()
-                complain(_about(job, error))
-                files.append(_failure(str(job.source), _about(job, error)))
-                continue
-            files.append(_success(job, outcome))
-            if talk:
-                count = f"[{number + 1}/{len(jobs)}] " if len(jobs) > 1 else ""
-                print(count + _line(job, outcome), flush=True)
-        used = {
-            "seconds": round(time.perf_counter() - started, 3),
-            "peak_memory_bytes": peak_memory(model.device),
-        }
+        done, used = _deblur(arguments, jobs, talk)
+        files += done
     counts = collections.Counter(file["status"] for file in files)
     if arguments.json:
         print(json.dumps({"files": files, **_totals(counts), **used}, indent=2))
@@ -136,19 +113,82 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if counts["failed"] else 0
 
 
-def _about(job: Job, error: Exception) -> str:
+def _deblur(
+    arguments: argparse.Namespace, jobs: list[Job], talk: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """What became of each photo, in their order, and the time and memory that it took."""
+    from freqdiff import batch_run
+    from freqdiff.batch import Settings
+
+    started = time.perf_counter()
+    here = arguments.workers == 1 and arguments.ray is None
+    settings = Settings(
+        steps=arguments.steps,
+        seed=arguments.seed,
+        tile=arguments.tile,
+        max_memory=arguments.max_memory,
+        ensemble=arguments.ensemble,
+        quality=arguments.quality,
+        overwrite=arguments.overwrite,
+        skip_existing=arguments.skip_existing,
+        exif=not arguments.no_exif,
+        progress=None if talk and here else False,
+    )
+    work = batch_run.Deblurring(arguments.model, arguments.device, settings)
+    reports = batch_run.run(work, jobs, workers=arguments.workers, ray=arguments.ray)
+    found: dict[int, dict[str, Any]] = {}
+    peaks: dict[str, int] = {}
+    begun = time.perf_counter()
+    try:
+        for report in reports:
+            job = jobs[report.number]
+            peaks[report.worker] = max(report.peak_memory, peaks.get(report.worker, 0))
+            if report.outcome is None:
+                if debugging(arguments):
+                    print(report.details, file=sys.stderr, end="")
+                complain(_about(job, report.error))
+                found[report.number] = _failure(job.source, _about(job, report.error))
+                continue
+            found[report.number] = _success(job, report.outcome)
+            if talk:
+                pace = (time.perf_counter() - begun) / len(found)
+                print(_line(job, report.outcome, len(found), len(jobs), pace), flush=True)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Interrupted: {len(found)} of {len(jobs)} photos are done; "
+            "what was begun was not written."
+        ) from None
+    except FreqDiffError as error:
+        complain(str(error))
+        for number in set(range(len(jobs))).difference(found):
+            found[number] = _failure(jobs[number].source, str(error))
+    seconds = round(time.perf_counter() - started, 3)
+    used = {"seconds": seconds, "peak_memory_bytes": sum(peaks.values())}
+    return [found[number] for number in sorted(found)], used
+
+
+def _about(job: Job, error: str) -> str:
     """The sentence on an error, with the name of the photo."""
-    text = sentence(error)
-    return text if job.source.name in text or job.target.name in text else f"{job.source}: {text}"
+    named = job.source.name in error or job.target.name in error
+    return error if named else f"{job.source}: {error}"
 
 
-def _line(job: Job, outcome: Outcome) -> str:
+def _line(job: Job, outcome: Outcome, done: int, count: int, pace: float) -> str:
+    """What happened to a photo, and in a batch how long the others will take."""
     width, height = outcome.size
     how = "was there already" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
     line = f"{job.source} -> {job.target} ({width}x{height}, {how})"
     if job.comparison is not None:
         line += f", compared in {job.comparison}"
+    if count > 1:
+        line = f"[{done}/{count}] {line}"
+    if done < count:
+        line += f", about {_duration(pace * (count - done))} left"
     return "\n".join([line, *(f"  note: {note}" for note in outcome.notes)])
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _usage(used: dict[str, Any]) -> str:
@@ -173,8 +213,8 @@ def _success(job: Job, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _failure(source: str, message: str) -> dict[str, Any]:
-    return {"input": source, "output": None, "status": "failed", "error": message}
+def _failure(source: Path, message: str) -> dict[str, Any]:
+    return {"input": str(source), "output": None, "status": "failed", "error": message}
 
 
 def _totals(counts: collections.Counter[str]) -> dict[str, int]:

@@ -23,3 +23,18 @@ class ModelError(FreqDiffError, ValueError):
 
 class TrainingError(FreqDiffError, RuntimeError):
     """A training run that cannot start, continue or converge."""
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, on one line.
+
+    Errors of our own are sentences already. From a worker process they come wrapped in its
+    traceback, whose last line is the sentence behind the name of its class.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, FreqDiffError) and lines:
+        return lines[-1].removeprefix(f"freqdiff.errors.{type(error).__name__}: ")
+    if isinstance(error, MemoryError):
+        return "There is not enough memory: close other programs or use smaller photos."
+    what = ": ".join([type(error).__name__, *lines[:1]]).rstrip(".")
+    return f"Unexpected {what}; run it again with --debug to see where."

@@ -21,9 +21,9 @@ from commands import contents
 from PIL import Image
 from toys import picture
 
-from blursynth import build_pair, build_workers, cli, dataset
+from blursynth import build_pair, cli, dataset
 from blursynth.build_pair import Outcome
-from freqdiff import atomic
+from freqdiff import atomic, workers
 
 OPTIONS = ("--crop", "64", "--count", "12", "--seed", "5", "--shards", "4")
 
@@ -225,7 +225,7 @@ def test_a_killed_worker_is_one_sentence(
     def wait(*_: Any, **__: Any) -> NoReturn:
         raise BrokenProcessPool("A process died")
 
-    monkeypatch.setattr(build_workers.concurrent.futures, "wait", wait)
+    monkeypatch.setattr(workers.concurrent.futures, "wait", wait)
     result = run("build", "--sharp", photos, "--out", tmp_path, *OPTIONS, "--workers", 2)
     assert result.code == 1
     sentence(result.err, "killed", "fewer workers")
@@ -269,9 +269,9 @@ def test_memory_does_not_grow(photos: Path, tmp_path: Path) -> None:
                 levels.append(resident_kib())
             yield outcome
 
-    genuine = build_workers.run_here
+    genuine = dataset._outcomes
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_workers, "run_here", watch)
+        patch.setattr(dataset, "_outcomes", watch)
         summary = dataset.build(photos, tmp_path, count=80, crop=64, progress=False)
     assert summary.written == 80
     assert levels[1] - levels[0] < 6 * 1024
@@ -281,7 +281,7 @@ def test_ray_is_named_where_it_is_missing(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "blursynth.ray_build", raising=False)
+    monkeypatch.delitem(sys.modules, "freqdiff.ray_workers", raising=False)
     result = run("build", "--sharp", photos, "--out", tmp_path, *OPTIONS, "--ray")
     assert result.code == 1
     sentence(result.err, "freqdiff-deblur[ray]")

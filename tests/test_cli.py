@@ -12,7 +12,7 @@ from pathlib import Path
 import commands
 import pytest
 
-from freqdiff import batch, cli, cli_base
+from freqdiff import batch, cli, errors
 from freqdiff.errors import InputError, TrainingError
 from freqdiff.photo import read_photo
 
@@ -83,10 +83,10 @@ def test_sentences() -> None:
         "Caught TrainingError in DataLoader worker process 0.\nOriginal Traceback (most recent "
         'call last):\n  File "x.py"\nfreqdiff.errors.TrainingError: a.jpg is too small.\n'
     )
-    assert cli_base.sentence(wrapped) == "a.jpg is too small."
-    assert cli_base.sentence(InputError("Wrong.")) == "Wrong."
-    assert "not enough memory" in cli_base.sentence(MemoryError())
-    assert cli_base.sentence(ValueError()).startswith("Unexpected ValueError;")
+    assert errors.sentence(wrapped) == "a.jpg is too small."
+    assert errors.sentence(InputError("Wrong.")) == "Wrong."
+    assert "not enough memory" in errors.sentence(MemoryError())
+    assert errors.sentence(ValueError()).startswith("Unexpected ValueError;")
 
 
 def test_parsing_does_not_load_torch() -> None:

@@ -30,8 +30,10 @@ LAYERS = (
         "freqdiff.processor",
         "freqdiff.progress",
         "freqdiff.protocol",
+        "freqdiff.ray_workers",
         "freqdiff.registration",
         "freqdiff.tiling",
+        "freqdiff.workers",
     ),
     ("blursynth", "blursynth.*"),
     (
@@ -55,6 +57,7 @@ LAYERS = (
     ),
     (
         "freqdiff.batch",
+        "freqdiff.batch_run",
         "freqdiff.built_pairs",
         "freqdiff.check_picture",
         "freqdiff.compare_*",

@@ -1,4 +1,4 @@
-"""Running the tasks of a build: here, or in processes."""
+"""Work that is shared out to processes of this machine."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
+from typing import Any, TypeAlias, TypeVar
 
-from blursynth.build_pair import Outcome, run_task
-from blursynth.build_plan import Plan
+from tqdm import tqdm
+
 from freqdiff.errors import OutputError
 
-_plan: Plan | None = None
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Work: TypeAlias = Callable[[Task, Callable[[], bool]], Result]
+"""Does a task; its second argument tells whether to stop."""
+
+_work: Callable[[Any, Callable[[], bool]], Any] | None = None
 _stop: Event | None = None
 
 
-def run_here(plan: Plan) -> Iterator[Outcome]:
-    """Make all pairs in this process, one after the other."""
-    for task in plan.tasks():
-        yield from run_task(plan, task)
+def in_processes(work: Work[Task, Result], tasks: Iterator[Task], workers: int) -> Iterator[Result]:
+    """Do all tasks in worker processes; the order of the results varies.
 
+    Workers end with the process that started them. Where this generator is closed or interrupted,
+    they are told to stop and waited for.
 
-def run_in_processes(plan: Plan, workers: int) -> Iterator[Outcome]:
-    """Make all pairs in worker processes; the order of the outcomes varies.
-
-    Workers that are told to stop finish the pair that they are at.
+    Args:
+        work: goes to each worker once.
+        tasks: taken as they are needed, so that there may be very many.
+        workers: number of processes.
 
     Raises:
         OutputError: a worker was killed.
@@ -38,28 +44,30 @@ def run_in_processes(plan: Plan, workers: int) -> Iterator[Outcome]:
     # A forked copy of a process with the threads of torch may hang.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    tasks = plan.tasks()
     with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin, initargs=(plan, stop)
+        workers, mp_context=context, initializer=_begin, initargs=(work, stop)
     ) as pool:
-        waiting: set[concurrent.futures.Future[list[Outcome]]] = set()
+        waiting: set[concurrent.futures.Future[Result]] = set()
         try:
-            # Few tasks at a time: memory does not grow with the data set.
             while True:
-                while len(waiting) < 2 * workers and (task := next(tasks, None)) is not None:
+                while len(waiting) < 2 * workers:
+                    try:
+                        task = next(tasks)
+                    except StopIteration:
+                        break
                     with _interrupts_held():
-                        waiting.add(pool.submit(_work, task))
+                        waiting.add(pool.submit(_run, task))
                 if not waiting:
                     return
                 done, waiting = concurrent.futures.wait(
                     waiting, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 for future in done:
-                    yield from future.result()
+                    yield future.result()
         except BrokenProcessPool as error:
             raise OutputError(
                 "A worker process was killed, perhaps for want of memory: "
-                "give fewer workers; the same call goes on where it stopped."
+                "give fewer workers; what is finished is kept."
             ) from error
         finally:
             stop.set()
@@ -76,9 +84,11 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(plan: Plan, stop: Event) -> None:
-    global _plan, _stop
-    _plan, _stop = plan, stop
+def _begin(work: Work[Any, Any], stop: Event) -> None:
+    global _work, _stop
+    _work, _stop = work, stop
+    # Bars of several processes would share a semaphore, which a killed one leaves behind.
+    tqdm.set_lock(threading.RLock())
     # Ctrl-C reaches all processes of a terminal; the first one tells the workers to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -93,7 +103,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(task: list[int]) -> list[Outcome]:
-    assert _plan is not None
+def _run(task: Any) -> Any:
+    assert _work is not None
     assert _stop is not None
-    return list(run_task(_plan, task, _stop.is_set))
+    return _work(task, _stop.is_set)
