@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks import psf_fit
 from benchmarks.harness import RESULTS, provenance
-from blursynth import sensor
+from freqdiff import tone
 from freqdiff.metrics import psnr
 from freqdiff_kernels import ops
 
@@ -118,7 +118,7 @@ def row(
 def under(kernel: Tensor, photo: Tensor) -> Tensor:
     """A photo (3, H, W) of linear light blurred by a kernel, as sRGB."""
     light = ops.filter_grid(photo, kernel[None, None].to(photo.dtype))
-    return sensor.linear_to_srgb(light.clamp(0, 1))
+    return tone.linear_to_srgb(light.clamp(0, 1))
 
 
 def _round(values: Tensor) -> list[float]:
@@ -131,7 +131,7 @@ def measure(
     """The rows of all kernels, or of the first `limit` of each source."""
     with Image.open(photo) as picture:
         pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy())
-    light = sensor.srgb_to_linear(pixels.permute(2, 0, 1) / 255)
+    light = tone.srgb_to_linear(pixels.permute(2, 0, 1) / 255)
     facts = {**provenance(), "photo": photo.name}
     rows = []
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blursynth.sensor import srgb_to_linear
 from freqdiff.errors import InputError
+from freqdiff.tone import srgb_to_linear
 
 MAX_SHIFT_PX = 0.3
 MIN_LOW_BAND_DB = 20.0

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from blursynth.camera import Camera
 from blursynth.psf import BlurField, blur_field
 from blursynth.scene import Scene
-from blursynth.sensor import noise_levels, srgb_to_linear
+from blursynth.sensor import noise_levels
+from freqdiff.tone import srgb_to_linear
 
 CONTENT_CHANNELS = 3
 PHYSICS_CHANNELS = 4

@@ -30,8 +30,8 @@ from blursynth.diffusion_conditions import (
     stack,
 )
 from blursynth.diffusion_config import OUTPUTS, Output
-from blursynth.sensor import linear_to_srgb, srgb_to_linear
 from freqdiff.errors import InputError
+from freqdiff.tone import linear_to_srgb, srgb_to_linear
 
 
 @dataclasses.dataclass(frozen=True)

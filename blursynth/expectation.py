@@ -12,9 +12,9 @@ from torch import Tensor
 from blursynth import physics, psf, shot
 from blursynth.camera import Camera
 from blursynth.scene import Scene
-from blursynth.sensor import srgb_to_linear
 from blursynth.shot import Conditions
 from blursynth.statistics import blur_width, measure
+from freqdiff.tone import srgb_to_linear
 
 SHARP_WIDTH_PX = 0.5
 """Blur width of a sharp photo, see `blursynth.statistics`."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from blursynth import sensor
 from blursynth.bayer import demosaic, expect_image, mosaic
+from freqdiff.tone import linear_to_srgb, srgb_to_linear
 
 # Linear sRGB from white-balanced camera colours, rows of sum 1. Not profiles of real models: made
 # to lie where normalised matrices of published DNG profiles do, from saturated to mild.
@@ -169,13 +170,13 @@ def tone_curve(linear: Tensor, tone: Tensor, contrast: Tensor) -> Tensor:
         contrast: (B,); 0 is none.
     """
     linear = _on(tone != 1, lambda x, t: x ** (1 / t[:, None, None, None]), linear, tone)
-    return _on(contrast != 0, _s_curve, sensor.linear_to_srgb(linear), contrast)
+    return _on(contrast != 0, _s_curve, linear_to_srgb(linear), contrast)
 
 
 def inverse_tone_curve(signal: Tensor, tone: Tensor, contrast: Tensor) -> Tensor:
     """Linear light of a signal (B, 3, H, W) in [0, 1]: the inverse of `tone_curve`."""
     signal = _on(contrast != 0, _s_curve, signal, -contrast)
-    linear = sensor.srgb_to_linear(signal)
+    linear = srgb_to_linear(signal)
     return _on(tone != 1, lambda x, t: x ** t[:, None, None, None], linear, tone)
 
 

@@ -9,18 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def srgb_to_linear(x: Tensor) -> Tensor:
-    """Exact sRGB decoding (IEC 61966-2-1), values in [0, 1]."""
-    curved = x.clamp_min(0.04045).add_(0.055).div_(1.055).pow_(2.4)
-    return torch.where(x <= 0.04045, x / 12.92, curved)
-
-
-def linear_to_srgb(x: Tensor) -> Tensor:
-    """Exact sRGB encoding (IEC 61966-2-1), values in [0, 1]."""
-    curved = x.clamp_min(0.0031308).pow_(1 / 2.4).mul_(1.055).sub_(0.055)
-    return torch.where(x <= 0.0031308, x * 12.92, curved)
-
-
 def restore_highlights(linear: Tensor, gain: Tensor) -> Tensor:
     """Give saturated channels back the light that the sensor clipped (RSBlur, Rim et al. 2022).
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from freqdiff.api import Details, deblur_opened
 from freqdiff.atomic import write_atomically
-from freqdiff.compare_picture import draw_comparison, profile
+from freqdiff.compare_picture import draw_comparison
 from freqdiff.deblurrer import Deblurrer
 from freqdiff.errors import InputError, OutputError, PhotoError
 from freqdiff.images import OpenedImage, open_image
@@ -209,7 +209,7 @@ def process(
         job.target, opened, rgb, changed=details.changed, settings=settings
     )
     if job.comparison is not None:
-        write_comparison(job.comparison, photo, opened.rgb[0], rgb[0])
+        write_comparison(job.comparison, opened, rgb[0])
     status: Literal["written", "unchanged"] = "written" if details.changed else "unchanged"
     return Outcome(status, (width, height), time.perf_counter() - started, notes)
 
@@ -269,15 +269,15 @@ def write_result(
     )
 
 
-def write_comparison(path: Path, photo: Photo, before: Tensor, after: Tensor) -> None:
-    """Write the picture of a photo beside its result, both (3, H, W).
+def write_comparison(path: Path, opened: OpenedImage, after: Tensor) -> None:
+    """Write the picture of a photo beside its result (3, H, W).
 
     Raises:
         OutputError: the file cannot be written.
     """
     make_folder(path)
-    pixels = np.asarray(draw_comparison(before, after))
-    write_photo(path, Photo(pixels, metadata=Metadata(icc=profile(photo))), overwrite=True)
+    pixels = np.asarray(draw_comparison(opened.rgb[0], after))
+    write_photo(path, Photo(pixels, metadata=Metadata(icc=opened.profile)), overwrite=True)
 
 
 def check_writable(path: Path) -> None:

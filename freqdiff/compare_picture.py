@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from freqdiff.photo import Photo
-
 PANEL = 960
 """Longest side of each of the four pictures, in pixels."""
 _CELL = 16
@@ -54,11 +52,6 @@ def to_fit(picture: Image.Image, longest: int) -> Image.Image:
         return picture
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def profile(photo: Photo) -> bytes | None:
-    """The colour profile of a photo for pictures of it in colour, which one for grey is not."""
-    return photo.metadata.icc if photo.pixels.shape[2] == 3 else None
 
 
 def encode_small(image: Tensor, longest: int, icc: bytes | None) -> bytes:

@@ -16,6 +16,7 @@ from torch import Tensor
 from freqdiff.errors import InputError, PhotoError
 from freqdiff.photo import MAX_PIXELS, Photo, read_photo
 from freqdiff.photo_decode import samples_from_pillow
+from freqdiff.tone import is_linear, linear_to_srgb, srgb_to_linear
 
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 ImageOutput: TypeAlias = Image.Image | NDArray[Any] | Tensor
@@ -36,14 +37,18 @@ class OpenedImage:
         photo: the photo file, if a path was given.
         notes: conversions that were needed, for people.
         exif: the Exif block of a photo file or a Pillow image.
+        profile: the colour profile for pictures of `rgb`; None for grey, whose own does not fit
+            three channels, and for linear light, which `rgb` holds in the tone curve of sRGB.
     """
 
     rgb: Tensor
     photo: Photo | None
     notes: tuple[str, ...]
     exif: bytes | None
+    profile: bytes | None
     _colour: Tensor
     _finish: Callable[[Tensor], ImageOutput]
+    _linear: bool
 
     def restore(self, rgb: Tensor) -> ImageOutput:
         """Return ``rgb`` in the kind, sample type, device and layout of the opened picture.
@@ -78,17 +83,20 @@ class OpenedImage:
             )
         rgb = rgb.detach().to("cpu", torch.float32)
         _check_finite(rgb, "the result")
-        colour = _luma(rgb) if self._colour.shape[1] == 1 else rgb
+        grey = self._colour.shape[1] == 1
+        colour = _luma(rgb) if grey else rgb
         if (white := _WHITE.get(self._colour.dtype)) is not None:
             result = torch.empty(colour.shape, dtype=self._colour.dtype)
             for picture, target in zip(colour, result, strict=True):
                 for plane, samples in zip(picture, target, strict=True):  # a float plane at a time
+                    plane = srgb_to_linear(plane) if self._linear else plane
                     samples.copy_((plane * white).round_().clamp_(0, white))
             return result
-        result = colour.clamp(0, 1).to(self._colour.dtype)
-        if self._colour.dtype == torch.float64:
+        result = colour.clamp(0, 1)
+        result = (srgb_to_linear(result) if self._linear else result).to(self._colour.dtype)
+        if self._colour.dtype == torch.float64 or self._linear:
             # Samples that went through the model untouched keep the digits that float32 cut.
-            same = colour == self._colour.to(torch.float32)
+            same = colour == (self.rgb[:, :1] if grey else self.rgb)
             result = torch.where(same, self._colour, result)
         return result
 
@@ -136,8 +144,9 @@ def _open_photo(photo: Photo) -> OpenedImage:
         return result
 
     colour = _from_array(photo.pixels)
-    name, exif = f"{str(photo.path)!r}", photo.metadata.exif
-    return _opened(colour, finish, name, photo, photo.notes, exif)
+    name, metadata = f"{str(photo.path)!r}", photo.metadata
+    _check_alpha(photo.alpha, name)
+    return _opened(colour, finish, name, photo, photo.notes, metadata.exif, metadata.icc)
 
 
 def _open_pillow(image: Image.Image) -> OpenedImage:
@@ -161,7 +170,7 @@ def _open_pillow(image: Image.Image) -> OpenedImage:
         return result
 
     exif = image.info.get("exif")
-    return _opened(_from_array(pixels), finish, "the Pillow image", None, notes, exif)
+    return _opened(_from_array(pixels), finish, "the Pillow image", None, notes, exif, icc)
 
 
 def _open_array(array: NDArray[Any]) -> OpenedImage:
@@ -179,8 +188,7 @@ def _open_array(array: NDArray[Any]) -> OpenedImage:
     samples = native.reshape(*shape[:2], -1)
     alpha = samples[..., -1].copy() if samples.shape[2] in (2, 4) else None
     pixels = samples if alpha is None else samples[..., :-1]
-    if alpha is not None and alpha.dtype.kind == "f":
-        _check_finite(torch.from_numpy(alpha), "the alpha of the array")
+    _check_alpha(alpha, "the array")
 
     def finish(colour: Tensor) -> ImageOutput:
         result = _join(_to_array(colour), alpha).reshape(shape)
@@ -221,6 +229,7 @@ def _opened(
     photo: Photo | None,
     notes: tuple[str, ...],
     exif: bytes | None = None,
+    icc: bytes | None = None,
 ) -> OpenedImage:
     """Check the values of ``colour`` (B, 1 or 3, H, W) and build the float picture."""
     rgb = colour.expand(-1, 3, -1, -1).to(
@@ -238,7 +247,25 @@ def _opened(
         if low < 0 or high > 1:
             rgb.clamp_(0, 1)
             colour = colour.clamp(0, 1)
-    return OpenedImage(rgb=rgb, photo=photo, notes=notes, exif=exif, _colour=colour, _finish=finish)
+    if linear := is_linear(icc):
+        for plane in rgb.flatten(0, 1):
+            plane.copy_(linear_to_srgb(plane))
+        notes = (*notes, "linear light: worked on in the tone curve of sRGB")
+    return OpenedImage(
+        rgb=rgb,
+        photo=photo,
+        notes=notes,
+        exif=exif,
+        profile=None if linear or colour.shape[1] == 1 else icc,
+        _colour=colour,
+        _finish=finish,
+        _linear=linear,
+    )
+
+
+def _check_alpha(alpha: NDArray[Any] | None, name: str) -> None:
+    if alpha is not None and alpha.dtype.kind == "f":
+        _check_finite(torch.from_numpy(alpha), f"the alpha of {name}")
 
 
 def _check_finite(values: Tensor, name: str) -> tuple[float, float]:

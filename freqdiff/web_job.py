@@ -13,7 +13,7 @@ from freqdiff.api import Details
 from freqdiff.atomic import write_atomically
 from freqdiff.batch import Settings, deblur_by_settings, result_name, write_result
 from freqdiff.check_picture import draw_check
-from freqdiff.compare_picture import encode_small, most_changed, profile
+from freqdiff.compare_picture import encode_small, most_changed
 from freqdiff.deblurrer import Deblurrer
 from freqdiff.errors import FreqDiffError
 from freqdiff.images import open_image
@@ -101,7 +101,6 @@ def sharpen(
     height, width = (min(*pair) for pair in zip(DETAIL, before.shape[1:], strict=True))
     top, left = most_changed(before, after, (height, width))
     part = (slice(None), slice(top, top + height), slice(left, left + width))
-    icc = profile(opened.photo)
     pictures = {
         "before": (before, PREVIEW),
         "after": (after, PREVIEW),
@@ -110,7 +109,7 @@ def sharpen(
     }
     paths = [folder / f"{name}.jpg" for name in pictures]
     for path, (image, longest) in zip(paths, pictures.values(), strict=True):
-        write_atomically(path, encode_small(image, longest, icc))
+        write_atomically(path, encode_small(image, longest, opened.profile))
     maps = None
     if details.check is not None:
         maps = folder / "maps.png"

@@ -17,7 +17,6 @@ from blursynth.category import scene_category
 from blursynth.certificate import MAX_SHIFT_PX, certify
 from blursynth.physics import synthesize
 from blursynth.scene import Recipe
-from blursynth.sensor import linear_to_srgb, srgb_to_linear
 from blursynth.statistics import (
     PhotoStatistics,
     distances,
@@ -27,6 +26,7 @@ from blursynth.statistics import (
     wasserstein,
 )
 from freqdiff.errors import InputError
+from freqdiff.tone import linear_to_srgb, srgb_to_linear
 
 SHARP = photo(320, 320)
 MOTION = Recipe(shake=1, video=0, defocus=0, mixed=0, unblurred=0, layer=0, min_motion_px=12)

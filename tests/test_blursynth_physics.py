@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from toys import CALM, photo
 
-from blursynth import optics, physics, sensor
+from blursynth import optics, physics
 from blursynth.camera import Camera
 from blursynth.physics import MARGIN, blur_frame, develop, expose, synthesize
 from blursynth.scene import Recipe, Scene, sample_scene, stack_scenes
+from freqdiff import tone
 from freqdiff_kernels import ops
 
 TELE = Camera(focal_mm=1000, sensor_width_mm=36)
@@ -44,13 +45,13 @@ def test_light_is_kept(name: str) -> None:
     size = 160
     patch = torch.zeros(3, size, size)
     patch[:, 60:100, 60:100] = 0.2 + 0.6 * photo(40, 40)
-    light = sensor.srgb_to_linear(patch).sum((1, 2))
+    light = tone.srgb_to_linear(patch).sum((1, 2))
     for seed in range(4):
         recipe = kind(name, signal_domain=0, softness=1, max_motion_px=30, max_defocus_px=12)
         scene = draw(recipe, seed)
         result = expose(with_margin(patch), scene, torch.zeros(1, 2))[0]
         torch.testing.assert_close(result.sum((1, 2)), light, rtol=1e-4, atol=0)
-        assert float((result - sensor.srgb_to_linear(patch)).abs().max()) > 0.02
+        assert float((result - tone.srgb_to_linear(patch)).abs().max()) > 0.02
 
 
 def test_signal_domain_averages_after_the_tone_curve() -> None:

@@ -14,6 +14,7 @@ from toys import photo
 from blursynth import raw, sensor
 from blursynth.bayer import PATTERNS
 from blursynth.raw import Development, develop_raw, sample_development
+from freqdiff import tone
 
 
 def noise_source(seed: int = 0) -> torch.Generator:
@@ -36,7 +37,7 @@ def joined(parts: list[Development]) -> Development:
 
 
 def light(*size: int, name: str = "astronaut") -> Tensor:
-    return sensor.srgb_to_linear(photo(*size, name))[None]
+    return tone.srgb_to_linear(photo(*size, name))[None]
 
 
 @pytest.mark.parametrize("level", [0.0, 0.0005, 0.02, 0.4])
@@ -87,7 +88,7 @@ def test_noise_is_seeded_and_spares_iso_zero() -> None:
 def test_everything_off_is_the_srgb_curve() -> None:
     image = torch.rand(3, 3, 61, 47, generator=noise_source()) * 1.4 - 0.1
     result = develop_raw(image, Development.plain(3), noise_source())
-    expected = (sensor.linear_to_srgb(image.clamp(0, 1)) * 255).round() / 255
+    expected = (tone.linear_to_srgb(image.clamp(0, 1)) * 255).round() / 255
     assert torch.equal(result, expected)
 
 
@@ -201,7 +202,7 @@ def test_tone_curve_is_monotone_and_has_an_inverse(tone: float, contrast: float)
 
 def test_contrast_is_the_slope_at_middle_grey() -> None:
     signal = torch.tensor([0.0, 1e-5, 0.4999, 0.5, 0.5001, 1.0], dtype=torch.float64)
-    linear = sensor.srgb_to_linear(signal).expand(1, 3, 1, -1)
+    linear = tone.srgb_to_linear(signal).expand(1, 3, 1, -1)
     one, contrast = torch.ones(1).double(), torch.tensor([0.3]).double()
     curved = raw.tone_curve(linear, one, contrast)[0, 0, 0]
     assert float(curved[3]) == pytest.approx(0.5, abs=1e-9)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from toys import photo
 
-from blursynth import physics, psf, sensor
+from blursynth import physics, psf
 from blursynth.camera import Camera
 from blursynth.inpaint import uncover
 from blursynth.motion import Hand, Subject
 from blursynth.physics import synthesize
 from blursynth.scene import Scene
 from blursynth.shot import Conditions, sample_shot, take
+from freqdiff import tone
 
 SIZE = (1080, 1920)
 STILL = Conditions(hand=None, diffraction=False, mosaic=False, noise=False, highlights=0)
@@ -83,8 +84,8 @@ def test_light_of_the_subject_is_kept_and_spread_along_its_way() -> None:
         torch.cat((image, mask[None]))[None], (margin,) * 4, mode="replicate"
     )
     light = physics.expose(planes[:, :3], scene, torch.zeros(1, 2), margin, mask=planes[:, 3:])
-    light = light - sensor.srgb_to_linear(torch.tensor(ground))
-    linear = sensor.srgb_to_linear(image) - sensor.srgb_to_linear(torch.tensor(ground))
+    light = light - tone.srgb_to_linear(torch.tensor(ground))
+    linear = tone.srgb_to_linear(image) - tone.srgb_to_linear(torch.tensor(ground))
     torch.testing.assert_close(light.sum((0, 2, 3)), linear.sum((1, 2)), rtol=1e-4, atol=0)
     assert float(light.min()) > -1e-5
     profile = light[0, 0].sum(0).double()

@@ -9,8 +9,8 @@ from toys import photo
 
 from blursynth.blur_transfer import RADIUS, STEP, BlurEstimate, apply_blur, estimate_blur
 from blursynth.certificate import certify
-from blursynth.sensor import linear_to_srgb, srgb_to_linear
 from freqdiff.errors import InputError
+from freqdiff.tone import linear_to_srgb, srgb_to_linear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

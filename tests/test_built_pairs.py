@@ -15,12 +15,12 @@ from toys import SMALL_PAIRS, write_photos
 from blursynth import build_pair
 from blursynth.camera import Camera
 from blursynth.dataset import build
-from blursynth.sensor import linear_to_srgb, srgb_to_linear
 from freqdiff.blur_filter import PSF_RADIUS
 from freqdiff.built_pairs import BuiltPairs, list_pairs
 from freqdiff.data import Pairs
 from freqdiff.errors import TrainingError
 from freqdiff.stream import batches
+from freqdiff.tone import linear_to_srgb, srgb_to_linear
 
 DATA = dataclasses.replace(SMALL_PAIRS, crop=32, pairs_per_block=4)
 

@@ -81,6 +81,11 @@ def test_values_that_are_not_finite(bad: float) -> None:
     pixels[3, 4, 1] = bad
     tifffile.imwrite("a.tif", pixels, photometric="rgb")
     refused("a.tif", "-o", "out.tif", words=("a.tif", "NaN or infinity"))
+    pixels = np.full((16, 16, 4), 0.5, np.float32)
+    pixels[3, 4, 3] = bad
+    options = {"photometric": "rgb", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite("a.tif", pixels, **options)
+    refused("a.tif", "-o", "out.tif", words=("a.tif", "alpha", "NaN or infinity"))
 
 
 def test_wrong_sample_type_and_shape() -> None:

@@ -33,6 +33,7 @@ LAYERS = (
         "freqdiff.ray_workers",
         "freqdiff.registration",
         "freqdiff.tiling",
+        "freqdiff.tone",
         "freqdiff.workers",
     ),
     ("blursynth", "blursynth.*"),

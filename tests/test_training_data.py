@@ -13,11 +13,11 @@ from torch import Tensor
 from toys import CALM, picture, write_photos
 from toys import SMALL_PAIRS as DATA
 
-from blursynth.sensor import linear_to_srgb, srgb_to_linear
 from freqdiff.blur_filter import PSF_RADIUS, PSF_SIDE
 from freqdiff.data import PairBlocks, list_photos
 from freqdiff.errors import TrainingError
 from freqdiff.stream import Lanes, batches
+from freqdiff.tone import linear_to_srgb, srgb_to_linear
 
 
 @pytest.fixture(scope="module")
