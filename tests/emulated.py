@@ -1,11 +1,12 @@
 """Device code of the CUDA kernels, compiled for the CPU by the emulation in cuda_emulation/."""
 
 import ctypes
+import fcntl
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from freqdiff_kernels.registry import SCHEMAS
 
 ROOT = Path(__file__).parents[1]
 EMULATION = ROOT / "tests" / "cuda_emulation"
+BUILT = ROOT / "build" / "emulated"
 FLAGS = (
     *("-std=c++17", "-O1", "-march=native", "-fPIC", "-shared", "-w", "-fno-strict-aliasing"),
     # A trap instead of a message, because the runtime of the sanitizer cannot live in Python.
@@ -43,22 +45,15 @@ class Library:
     """A compiled C++ file of cuda_emulation/, whose functions return null or what went wrong."""
 
     def __init__(
-        self,
-        source: str | Path,
-        folder: Path,
-        flags: Sequence[str] = (),
-        includes: Sequence[Path] = (),
+        self, source: str | Path, flags: Sequence[str] = (), includes: Sequence[Path] = ()
     ) -> None:
         compiler = os.environ.get("CXX") or shutil.which("g++")
         if compiler is None:
             pytest.skip("no C++ compiler")
-        target = folder / f"{Path(source).stem}.so"
         includes = (*includes, EMULATION, ROOT / "csrc")
-        paths = [f"-I{path}" for path in includes] + [str(EMULATION / source), "-o", str(target)]
-        command = [compiler, *FLAGS, *flags, *paths]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr[:5000]
-        self._library = ctypes.CDLL(str(target))
+        paths = [f"-I{path}" for path in includes] + [str(EMULATION / source)]
+        made = _compiled(Path(source).stem, [compiler, *FLAGS, *flags, *paths])
+        self._library = ctypes.CDLL(str(made))
         self._library.emulation_allocate.restype = ctypes.c_void_p
 
     def call(self, name: str, *arguments: Tensor | int | float | None) -> None:
@@ -100,6 +95,30 @@ class Library:
         return result.copy_(tensor)
 
 
+def _compiled(name: str, command: list[str]) -> Path:
+    """What a command of the compiler makes; once for all processes, until the code changes."""
+    machine = _output([*command[:1], "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+    code = _output([*command, "-E", "-P"])
+    key = hashlib.sha256("\0".join((machine, code, *FLAGS)).encode()).hexdigest()[:16]
+    target = BUILT / f"{name}-{key}.so"
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            for old in BUILT.glob(f"{name}-*.so"):
+                old.unlink()
+            begun = target.with_suffix(".tmp")
+            _output([*command, "-o", str(begun)])
+            begun.rename(target)
+    return target
+
+
+def _output(command: list[str]) -> str:
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[:5000]
+    return run.stdout
+
+
 SOURCES = {
     "spectra": (
         *("fft_features.cu", "fft_features_backward.cu", "fft_bands.cu"),
@@ -126,11 +145,15 @@ def operation_library(name: str) -> Library:
     )
     for operation, schema in SCHEMAS.items():
         torch.library.define(f"{namespace}::{operation}", schema)
-    with tempfile.TemporaryDirectory() as folder:
-        # A copy, because a file finds the headers beside it first.
-        copy = Path(folder, f"{name}.cpp")
-        copy.write_text("".join((ROOT / "csrc" / source).read_text() for source in SOURCES[name]))
-        return Library(copy, Path(folder), flags, (EMULATION / "host", torch_folder / "include"))
+    # A copy, because a file finds the headers beside it first.
+    copy = BUILT / f"{name}.cpp"
+    code = "".join((ROOT / "csrc" / source).read_text() for source in SOURCES[name])
+    if not copy.exists() or copy.read_text() != code:
+        BUILT.mkdir(parents=True, exist_ok=True)
+        begun = copy.with_suffix(f".{os.getpid()}")
+        begun.write_text(code)
+        begun.rename(copy)
+    return Library(copy, flags, (EMULATION / "host", torch_folder / "include"))
 
 
 def _convert(argument: Tensor | int | float | None) -> object:

@@ -11,8 +11,8 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return Library("ddim_step.cpp", tmp_path_factory.mktemp("emulation"))
+def compiled() -> Library:
+    return Library("ddim_step.cpp")
 
 
 def run(

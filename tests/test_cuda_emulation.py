@@ -6,8 +6,8 @@ from emulated import EmulationError, Library
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return Library("self_test.cpp", tmp_path_factory.mktemp("emulation"))
+def compiled() -> Library:
+    return Library("self_test.cpp")
 
 
 def test_sum_with_shuffles_and_shared_memory(library: Library) -> None:
