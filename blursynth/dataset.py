@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +180,14 @@ def _run(
 def _outcomes(plan: Plan, workers: int, ray: str | None) -> Iterator[Outcome]:
     """Of all pairs; of one photo at a time, so that it is not read for every pair."""
     work = functools.partial(_run_task, plan)
+    outcomes: Iterator[Iterable[Outcome]] = (run_task(plan, task) for task in plan.tasks())
     if ray is not None:
         from freqdiff.ray_workers import on_ray
 
-        return itertools.chain.from_iterable(on_ray(work, plan.tasks(), ray))
-    if workers > 1:
-        return itertools.chain.from_iterable(in_processes(work, plan.tasks(), workers))
-    return itertools.chain.from_iterable(run_task(plan, task) for task in plan.tasks())
+        outcomes = on_ray(work, plan.tasks(), ray)
+    elif workers > 1:
+        outcomes = in_processes(work, plan.tasks(), workers)
+    return itertools.chain.from_iterable(outcomes)
 
 
 def _run_task(plan: Plan, task: list[int], stopped: Callable[[], bool]) -> list[Outcome]:

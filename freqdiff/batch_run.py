@@ -18,8 +18,6 @@ from freqdiff.errors import sentence
 from freqdiff.info import peak_memory
 from freqdiff.workers import in_processes
 
-_SHARE_OF_FREE = 0.8
-
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -109,6 +107,9 @@ def run(
         OutputError: a worker was killed.
         InputError: no such device, or no Ray cluster.
     """
+    if ray is not None or workers > 1:
+        settings = dataclasses.replace(work.settings, progress=False)  # one bar, or none
+        work = dataclasses.replace(work, settings=settings)
     device = work.deblurrer.device
     if ray is not None:
         from freqdiff.ray_workers import on_ray
@@ -125,9 +126,9 @@ def run(
 
 def _part_of(work: Deblurring, workers: int) -> Deblurring:
     """The same work with one worker's part of threads and memory."""
-    limit, free = work.settings.max_memory, memory.free_memory()
-    if limit is None and free is not None:
-        limit = int(_SHARE_OF_FREE * free)
+    limit = work.settings.max_memory
+    if limit is None:
+        limit = memory.available()
     return dataclasses.replace(
         work,
         settings=dataclasses.replace(

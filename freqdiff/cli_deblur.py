@@ -121,7 +121,6 @@ def _deblur(
     from freqdiff.batch import Settings
 
     started = time.perf_counter()
-    here = arguments.workers == 1 and arguments.ray is None
     settings = Settings(
         steps=arguments.steps,
         seed=arguments.seed,
@@ -132,7 +131,7 @@ def _deblur(
         overwrite=arguments.overwrite,
         skip_existing=arguments.skip_existing,
         exif=not arguments.no_exif,
-        progress=None if talk and here else False,
+        progress=None if talk else False,
     )
     work = batch_run.Deblurring(arguments.model, arguments.device, settings)
     reports = batch_run.run(work, jobs, workers=arguments.workers, ray=arguments.ray)

@@ -287,9 +287,8 @@ def _luma(rgb: Tensor) -> Tensor:
 def _from_array(pixels: NDArray[Any]) -> Tensor:
     """Return (H, W, C) samples as a (1, C, H, W) tensor; torch takes only writable arrays."""
     contiguous = np.require(pixels, requirements=["C", "W"])
-    if (
-        min(contiguous.strides) < 0
-    ):  # of axes with one entry, which contiguity leaves out of account
+    # Contiguity leaves axes with one entry out of account.
+    if min(contiguous.strides) < 0:
         contiguous = contiguous.copy()
     return torch.from_numpy(contiguous).permute(2, 0, 1)[None]
 

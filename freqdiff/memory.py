@@ -14,6 +14,7 @@ from freqdiff_kernels import native
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Names that mallopt knows its settings by (malloc.h)."""
+_SHARE_OF_FREE = 0.8
 _SMALL_BLOCK, _LARGEST_SMALL_BLOCK = 2**20, 2**25
 
 
@@ -49,6 +50,12 @@ def free_memory() -> int | None:
     if limit is not None and used is not None:
         free.append(limit - used)
     return min(free, default=None)
+
+
+def available() -> int | None:
+    """Bytes that work without a limit may take: most of what is free; None if unknown."""
+    free = free_memory()
+    return None if free is None else int(_SHARE_OF_FREE * free)
 
 
 def give_back() -> None:

@@ -23,7 +23,6 @@ BYTES_PER_PIXEL = {"result": 18, "turned": 24, "written": 30, "region": 140}
 """With `tiny` on a CPU (measured, 1 to 24 megapixels): what the result of a photo takes, what
 versions of it that are turned take on top, the result while it is written, and a region while it is
 sampled."""
-_SHARE_OF_FREE = 0.8
 
 
 class Region(NamedTuple):
@@ -138,10 +137,10 @@ def region_pixels(frame: tuple[int, int], max_memory: int | None, *, turned: boo
     pixels = frame[0] * frame[1]
     kept = pixels * (BYTES_PER_PIXEL["result"] + turned * BYTES_PER_PIXEL["turned"])
     if max_memory is None:
-        free = memory.free_memory()
-        if free is None:
+        available = memory.available()
+        if available is None:
             return math.inf
-        return max(0.0, _SHARE_OF_FREE * free - kept) / BYTES_PER_PIXEL["region"]
+        return max(0.0, available - kept) / BYTES_PER_PIXEL["region"]
     used = memory.used_memory()
     least = used + max(kept, pixels * BYTES_PER_PIXEL["written"])
     if max_memory <= least:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +35,17 @@ def run(*arguments: object, main: Callable[[Sequence[str]], int] = main) -> Resu
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
     return Result(code, out.getvalue(), err.getvalue())
+
+
+def start(*module: object) -> subprocess.Popen[str]:
+    """Start `python -m MODULE ARGUMENTS` in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, module)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def refused(result: Result, *words: object, code: int = 1, program: str = "freqdiff") -> str:

@@ -55,14 +55,7 @@ def sentence(text: str, *words: str) -> None:
 
 def start(photos: Path, output: Path, *more: object) -> subprocess.Popen[str]:
     """Start the command in a process of its own."""
-    command = ["-m", "blursynth", "build", "--sharp", photos, "--out", output, *OPTIONS, *more]
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return commands.start("blursynth", "build", "--sharp", photos, "--out", output, *OPTIONS, *more)
 
 
 def wait_for(output: Path, pairs: int) -> None:

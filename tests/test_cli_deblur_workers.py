@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import commands
@@ -30,14 +31,7 @@ def put_photos(count: int, side: int = 64) -> set[str]:
 
 def start(model: Path, *more: object) -> subprocess.Popen[str]:
     """Start the command for the folders `in` and `out` in a process of its own."""
-    command = ["-m", "freqdiff", "deblur", "in", "-o", "out", "--model", model, *more]
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return commands.start("freqdiff", "deblur", "in", "-o", "out", "--model", model, *more)
 
 
 def test_workers_make_the_same(model: Path) -> None:
@@ -88,6 +82,7 @@ def test_a_killed_worker_is_one_sentence(model: Path) -> None:
     done = Path("out")
     while not done.is_dir() or len(list(done.glob("*.png"))) < 2:
         assert process.poll() is None
+        time.sleep(0.002)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [
         int(child)

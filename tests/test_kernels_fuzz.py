@@ -61,12 +61,13 @@ def triton(name: str) -> Iterator[Call]:
         return
     from triton.runtime.interpreter import interpreter_builder
 
-    # A check of every integer for overflow, of which the other tests are as good a place, takes a
-    # third of the time.
+    # Looking at every integer for overflow takes a third of the time; the other tests do that.
     options = interpreter_builder.options
     interpreter_builder.options = dataclasses.replace(options, sanitize_overflow=False)
-    yield operation
-    interpreter_builder.options = options
+    try:
+        yield operation
+    finally:
+        interpreter_builder.options = options
 
 
 def entry(call: Backend, unless: bool, reason: str) -> Any:
