@@ -44,7 +44,8 @@ class Server:
     process: subprocess.Popen[str]
 
     def temporary_files(self) -> list[Path]:
-        return [path for path in self.folder.rglob("*") if path.is_file()]
+        # Unlike rglob, walk bears folders that the server removes meanwhile.
+        return [Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names]
 
 
 @pytest.fixture(scope="module")
