@@ -20,7 +20,7 @@ from freqdiff.photo_exif import (
     is_turned,
     upright_size,
 )
-from freqdiff.photo_metadata import EXIF_IFD, byte_order, directory
+from freqdiff.photo_metadata import EXIF_IFD, byte_order, directory, lies_inside
 
 # Other words for what `write_camera` sets: they would contradict it.
 _STALE = frozenset(
@@ -139,9 +139,16 @@ def _rational(value: float) -> tuple[int, int]:
 
 
 def _entries(block: bytes, order: str, start: int) -> tuple[dict[int, bytes], int]:
-    """Entries of the directory at `start` as stored, and the position of the following one."""
+    """Entries of the directory at `start` as stored, and the position of the following one.
+
+    Without those whose values are not in the block: Pillow reads nothing of a directory with one.
+    """
     found = directory(block, order, start)
-    entries = {entry.tag: block[entry.position : entry.position + 12] for entry in found}
+    entries = {
+        entry.tag: block[entry.position : entry.position + 12]
+        for entry in found
+        if lies_inside(block, order, entry)
+    }
     return entries, struct.unpack_from(order + "I", block, start + 2 + 12 * len(found))[0]
 
 

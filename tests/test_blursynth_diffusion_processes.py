@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_base import tiny
+from together import run_together
 from toys import picture
 
 from blursynth.training_state import STATE
@@ -19,15 +17,10 @@ from blursynth.training_state import STATE
 
 def train(root: Path, output: Path, *options: str) -> str:
     """Two processes; returns what they print."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "blursynth"]
-    command += ["train-diffusion", "--stage", "align", "--base", str(root / "base")]
-    command += ["--sharp", str(root / "sharp"), "--out", str(output), "--device", "cpu"]
-    command += ["--real", str(root / "sharp"), "--crop", "64", "--batch", "2", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    arguments = ["train-diffusion", "--stage", "align", "--base", root / "base"]
+    arguments += ["--sharp", root / "sharp", "--real", root / "sharp", "--out", output]
+    arguments += ["--crop", "64", "--batch", "2", "--device", "cpu", *options]
+    return run_together("blursynth.cli", arguments, root)
 
 
 @pytest.mark.slow

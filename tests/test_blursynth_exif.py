@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.ExifTags import IFD, Base
@@ -346,6 +346,7 @@ def test_a_damaged_block_in_a_good_photo_is_like_none() -> None:
 
 
 @given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8))
+@example(changes=[(110, 0), (114, 1), (342, 1)])  # a tag of 16 million values
 @settings(max_examples=300, deadline=None)
 def test_damaged_blocks_give_a_camera_or_a_clear_error(changes: list[tuple[int, int]]) -> None:
     exif = bytearray(write_camera(CAMERA, block(PLANE), size=(36, 24)))
