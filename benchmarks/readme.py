@@ -160,6 +160,17 @@ def reliability() -> list[str]:
             "",
             source(killed["provenance"]),
         ]
+    if used := read("load"):
+        counts, growth = used["counts"], used["growth"]
+        kinds = ", ".join(f"{counts[kind]:,} {kind}" for kind in sorted(counts, key=counts.get))
+        lines += [
+            f"* {used['minutes'] / 60:.1f} hours of mixed use of the web page and the Python API "
+            f"({kinds}): {len(used['findings'])} findings; the memory of the server changed by "
+            f"{100 * growth['server']:+.1f}% (to {used['memory_mb']['server'][-1]:.0f} MB), that of "
+            f"the API's process by {100 * growth['api']:+.1f}%.",
+            "",
+            source(used["provenance"]),
+        ]
     if measured := read("memory"):
         for row in measured["rows"]:
             limit = row["limit_bytes"]

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ KEPT_S = 3600
 """How long files are kept for a page that stays open, in seconds."""
 _SWEEP_S = 60
 _QUEUE = 20
+_SESSIONS = 100
+"""Visits of which Gradio remembers what the page shows, each in a quarter of a megabyte."""
 _LOG = logging.getLogger(__name__)
 
 THEME = gr.themes.Soft(
@@ -63,8 +66,12 @@ be right, red where you should look closely."""
 
 @dataclasses.dataclass
 class _Visit:
-    """One open page: its job, the files that it sent, and the folders of its results."""
+    """One open page: its job, the files that it sent, and the folders of its results.
 
+    `used` is when it was last worked for, in seconds of the monotonic clock.
+    """
+
+    used: float = dataclasses.field(default_factory=time.monotonic)
     cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
     uploads: set[Path] = dataclasses.field(default_factory=set)
     folders: list[Path] = dataclasses.field(default_factory=list)
@@ -86,18 +93,26 @@ class _Work:
         return self.models[name]
 
     def visit(self, session: str | None) -> _Visit:
+        """The visit, perhaps a new one; those whose files are too old to be kept end.
+
+        Programs open no page, so that nothing tells when they are gone.
+        """
+        oldest = time.monotonic() - KEPT_S
+        for name, visit in list(self.visits.items()):
+            if visit.used < oldest:
+                self.leave(name)
         return self.visits.setdefault(session or "", _Visit())
 
     def cancel(self, session: str | None) -> None:
         """Stop the job of a visit after the tile that it is at; the next one is a new job."""
-        visit = self.visit(session)
-        visit.cancelled.set()
-        visit.cancelled = threading.Event()
+        if visit := self.visits.get(session or ""):
+            visit.cancelled.set()
+            visit.cancelled = threading.Event()
 
     def leave(self, session: str | None) -> None:
         """Stop the job of a visit and delete its files."""
         self.cancel(session)
-        visit = self.visits.pop(session or "")
+        visit = self.visits.pop(session or "", _Visit())
         # Equal photos of two visitors are one file.
         for upload in visit.uploads.difference(*(other.uploads for other in self.visits.values())):
             upload.unlink(missing_ok=True)
@@ -126,6 +141,7 @@ class _Work:
         def go_on(share: float, what: str) -> None:
             if cancelled.is_set():
                 raise Cancelled
+            visit.used = time.monotonic()
             report(share, what)
 
         go_on(0.0, "Waiting for its turn")
@@ -160,6 +176,7 @@ def build_page(
     work = _Work(device, round(max_megapixels * 1e6))
     steps_of_model = work.model(model).denoiser.config.default_steps
     page = gr.Blocks(title="FreqDiff", analytics_enabled=False, delete_cache=(_SWEEP_S, KEPT_S))
+    page.state_session_capacity = _SESSIONS
     cache = Path(page.GRADIO_CACHE)
     with page:
         gr.Markdown(_TITLE, elem_id="title")

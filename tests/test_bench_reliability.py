@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import fuzz, kills, memory
+from benchmarks import fuzz, kills, load, memory
 from benchmarks.fuzz_corpus import corpus, damaged
 from freqdiff import atomic
 from freqdiff.errors import PhotoError
@@ -111,3 +111,32 @@ def test_memory_of_a_photo(tmp_path: Path) -> None:
     assert (row["width"], row["height"], row["limit_bytes"]) == (300, 200, 10**9)
     assert 10**8 < row["peak_bytes"] < 10**9
     assert row["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_mixed_use(tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    row = load.put_to_load(0.1, tmp_path / "log")
+    assert row["findings"] == []
+    assert sum(row["counts"].values()) > 0
+    assert len(row["memory_mb"]["server"]) == len(row["files"]) > 1
+    assert min(row["memory_mb"]["server"]) > 50
+
+
+def test_growing_memory_is_seen() -> None:
+    flat = [900.0, 1000.0] * 50
+    assert load.growth(flat) == 0
+    assert load.growth([*flat[:80], *(1.1 * value for value in flat[80:])]) == pytest.approx(0.1)
+
+
+def test_what_users_should_not_see_is_a_finding() -> None:
+    watcher = load.Load.__new__(load.Load)
+    watcher.expected = {}
+    watcher.same("photo", b"result")
+    watcher.same("photo", b"result")
+    with pytest.raises(load.Finding, match="another result"):
+        watcher.same("photo", b"other")
+    assert watcher.told({"data": ['<p class="error">It is damaged.</p>']})
+    for output in ({"error": None}, {"data": [""]}, {"data": ['<p class="error">Oops</p>']}):
+        with pytest.raises(load.Finding):
+            watcher.told(output)

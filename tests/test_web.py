@@ -28,6 +28,9 @@ import pytest
 import toys
 from PIL import Image, ImageCms
 
+from benchmarks.web_client import WebServer, serving, uploaded
+from freqdiff.batch import Settings
+
 if importlib.util.find_spec("gradio") is None:
     pytest.skip("the web page needs gradio", allow_module_level=True)
 pytestmark = pytest.mark.slow
@@ -37,11 +40,10 @@ MEGAPIXELS = 1
 
 @dataclasses.dataclass
 class Server:
-    """A running `freqdiff web`."""
+    """A running `freqdiff web`, and the folder for its temporary files."""
 
-    address: str
+    web: WebServer
     folder: Path
-    process: subprocess.Popen[str]
 
     def temporary_files(self) -> list[Path]:
         # Unlike rglob, walk bears folders that the server removes meanwhile.
@@ -51,27 +53,14 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("temporary")
-    command = [sys.executable, "-m", "freqdiff", "web", "--port", "0"]
-    command += ["--max-megapixels", str(MEGAPIXELS)]
     environment = {**ENVIRONMENT, "TMPDIR": str(folder)}
-    with (
-        open(folder.parent / "log", "w+") as log,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-        ) as process,
-    ):
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.match(r"The page is at (http://127\.0\.0\.1:\d+/)", line)
-        try:
-            assert found is not None, line + (folder.parent / "log").read_text()
-            running = Server(found.group(1), folder, process)
-            yield running
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=30) == 130
-            assert running.temporary_files() == []
-        finally:
-            process.kill()
+    options = ("--max-megapixels", str(MEGAPIXELS))
+    with serving(*options, log=folder.parent / "log", environment=environment) as web:
+        running = Server(web, folder)
+        yield running
+        web.process.send_signal(signal.SIGINT)
+        assert web.process.wait(timeout=30) == 130
+        assert running.temporary_files() == []
 
 
 def photo(blur: int = 5, kind: str = "JPEG", size: tuple[int, int] = (240, 320)) -> bytes:
@@ -87,39 +76,6 @@ def photo(blur: int = 5, kind: str = "JPEG", size: tuple[int, int] = (240, 320))
     return buffer.getvalue()
 
 
-def post(address: str, content: bytes, kind: str) -> Any:
-    request = urllib.request.Request(address, content, {"Content-Type": kind})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
-def upload(server: Server, name: str, content: bytes) -> str:
-    """Send a file as a form of a hand-written program would; returns its path at the server."""
-    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
-    body = head.encode() + content + b"\r\n--x--\r\n"
-    (path,) = post(f"{server.address}gradio_api/upload", body, "multipart/form-data; boundary=x")
-    return str(path)
-
-
-def ask(server: Server, path: object, *settings: object, session: str) -> dict[str, Any]:
-    """Run the page's function on a file that the server is told to have; returns its output."""
-    with urllib.request.urlopen(f"{server.address}config", timeout=60) as answer:
-        functions = json.load(answer)["dependencies"]
-    (run,) = (each["id"] for each in functions if len(each["inputs"]) == 4)
-    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    data = [file, *(settings or (1, 1, "tiny"))]
-    body = json.dumps({"data": data, "fn_index": run, "session_hash": session})
-    post(f"{server.address}gradio_api/queue/join", body.encode(), "application/json")
-    stream = f"{server.address}gradio_api/queue/data?session_hash={session}"
-    with urllib.request.urlopen(stream, timeout=60) as events:
-        for line in events:
-            if line.startswith(b"data:"):
-                event: dict[str, Any] = json.loads(line[5:])
-                if event["msg"] == "process_completed":
-                    return dict(event["output"])
-    raise AssertionError("no answer")
-
-
 def refusal(call: Callable[[], object]) -> int:
     """The status with which a request is refused."""
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -132,25 +88,27 @@ def test_crafted_requests_reach_no_other_file(server: Server, tmp_path: Path) ->
     secret = tmp_path / "secret.png"
     Image.fromarray(toys.picture(32, 32)).save(secret)
     for number, path in enumerate((secret, "/etc/hostname", "http://127.0.0.1:9/a.png")):
-        output = ask(server, str(path), session=f"crafted{number}")
+        output = server.web.ask(str(path), session=f"crafted{number}")
         assert output["error"] == "Expected a photo that was sent to this page."
-    file = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    sent = upload(server, "a.jpg", photo())
-    assert "error" in ask(server, sent, file, 1, "tiny", session="crafted3")
-    assert "not in the list" in ask(server, sent, 1, 1, str(tmp_path), session="crafted4")["error"]
-    assert "less than" in ask(server, sent, -1, 1, "tiny", session="crafted5")["error"]
+    file = uploaded(str(secret))
+    sent = server.web.upload("a.jpg", photo())
+    assert "error" in server.web.ask(sent, file, 1, "tiny", session="crafted3")
+    assert (
+        "not in the list" in server.web.ask(sent, 1, 1, str(tmp_path), session="crafted4")["error"]
+    )
+    assert "less than" in server.web.ask(sent, -1, 1, "tiny", session="crafted5")["error"]
     assert not any(path.name == "secret.png" for path in server.temporary_files())
     for path in (secret, "/etc/hostname", Path(__file__)):
-        address = f"{server.address}gradio_api/file={path}"
+        address = f"{server.web.address}gradio_api/file={path}"
         assert refusal(lambda a=address: urllib.request.urlopen(a, timeout=60)) == 403
 
 
 def test_hostile_names_of_uploads(server: Server) -> None:
     names = ("../../../escaped.jpg", "$(touch pwned).jpg", "a%00b.jpg", "\u202egpj.exe.jpg")
     for number, name in enumerate(names):
-        path = Path(upload(server, name, photo()))
+        path = Path(server.web.upload(name, photo()))
         assert path.is_relative_to(server.folder)
-        output = ask(server, str(path), session=f"hostile{number}")
+        output = server.web.ask(str(path), session=f"hostile{number}")
         result = Path(output["data"][2]["value"]["path"])
         assert result.is_relative_to(server.folder)
         assert re.fullmatch(r"[\w .()+-]+_sharp\.jpg", result.name)
@@ -159,12 +117,12 @@ def test_hostile_names_of_uploads(server: Server) -> None:
 def test_too_large_an_upload_is_refused_while_it_comes(server: Server) -> None:
     before = server.temporary_files()
     content = b"\xff" * (8 * 10**6 * MEGAPIXELS + 1000)
-    assert refusal(lambda: upload(server, "a.jpg", content)) == 413
+    assert refusal(lambda: server.web.upload("a.jpg", content)) == 413
     assert server.temporary_files() == before
 
 
 def test_the_page_allows_nothing_from_elsewhere(server: Server) -> None:
-    with urllib.request.urlopen(server.address, timeout=60) as answer:
+    with urllib.request.urlopen(server.web.address, timeout=60) as answer:
         policy = answer.headers["Content-Security-Policy"]
         config = json.loads(
             re.search(rb"window\.gradio_config = (\{.*?\});</script>", answer.read()).group(1)
@@ -173,6 +131,35 @@ def test_the_page_allows_nothing_from_elsewhere(server: Server) -> None:
     assert "http" not in policy
     assert config["analytics_enabled"] is False
     assert config["footer_links"] == []
+
+
+def test_visits_without_an_open_page_end_with_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from freqdiff import web_page
+
+    work = web_page._Work("cpu", 10**6)
+
+    def run(session: str) -> Path:
+        sent = tmp_path / f"{session}.jpg"
+        sent.write_bytes(photo())
+        arguments = (tmp_path / "cache", session, "tiny", Settings(), lambda *told: None)
+        return work.sharpen(sent, *arguments).result
+
+    first = run("first")
+    second = run("second")
+    clock = time.monotonic() + web_page.KEPT_S
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    work.visits["second"].used = clock
+    third = run("third")
+    assert set(work.visits) == {"second", "third"}
+    assert second.is_file()
+    assert third.is_file()
+    assert not first.parent.exists()
+    assert not (tmp_path / "first.jpg").exists()
+    work.cancel("unknown")
+    work.leave("unknown")
+    assert len(work.visits) == 2
 
 
 def test_servers_that_cannot_start() -> None:
@@ -220,13 +207,13 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
     page.on(
         "request",
         lambda request: (
-            request.url.startswith((server.address, "data:", "blob:"))
+            request.url.startswith((server.web.address, "data:", "blob:"))
             or elsewhere.append(request.url)
         ),
     )
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: errors.append(dialog.message))
-    page.goto(server.address)
+    page.goto(server.web.address)
     for part in ("#photo input[type=file]", "#status p", "#stop"):
         page.wait_for_selector(part, state="attached")
     yield page
