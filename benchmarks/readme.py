@@ -166,8 +166,8 @@ def reliability() -> list[str]:
         lines += [
             f"* {used['minutes'] / 60:.1f} hours of mixed use of the web page and the Python API "
             f"({kinds}): {len(used['findings'])} findings; the memory of the server changed by "
-            f"{100 * growth['server']:+.1f}% (to {used['memory_mb']['server'][-1]:.0f} MB), that of "
-            f"the API's process by {100 * growth['api']:+.1f}%.",
+            f"{100 * growth['server']:+.1f}%, to {used['memory_mb']['server'][-1]:.0f} MB, that of "
+            f"the program by {100 * growth['api']:+.1f}%.",
             "",
             source(used["provenance"]),
         ]
