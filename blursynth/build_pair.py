@@ -32,7 +32,7 @@ from blursynth.scene import Scene
 from blursynth.shot import Conditions, sample_shot, take
 from blursynth.statistics import measure
 from freqdiff.errors import FreqDiffError, OutputError, PhotoError
-from freqdiff.images import open_image
+from freqdiff.images import in_srgb_curve, open_image
 from freqdiff.photo import Metadata, Photo, read_photo, write_photo
 
 # Draws of a pair before it is given up, and places of a crop of which the most textured is taken.
@@ -68,7 +68,7 @@ class _Source:
             PhotoError: unreadable, or smaller than the pairs.
         """
         if self._opened is None:
-            photo = read_photo(self.path)
+            photo = in_srgb_curve(read_photo(self.path))
             height, width = photo.pixels.shape[:2]
             least = self.crop or MIN_SIDE
             if min(height, width) < least:

@@ -13,7 +13,7 @@ from blursynth.contact_sheet import spread, write_contact_sheet
 from blursynth.statistics import NAMES, PhotoStatistics, distances, measure, summarise
 from freqdiff.atomic import write_atomically
 from freqdiff.errors import InputError, PhotoError
-from freqdiff.images import open_image
+from freqdiff.images import in_srgb_curve, open_image
 from freqdiff.photo import read_photo
 
 STATISTICS_FILE = "statistics.json"
@@ -64,7 +64,7 @@ def write_report(
 def _measured(folder: Path, side: int) -> Iterator[PhotoStatistics]:
     for name in list_photos(folder, leave_out=folder / "none"):
         try:
-            pixels = read_photo(folder / name).pixels
+            pixels = in_srgb_curve(read_photo(folder / name)).pixels
         except PhotoError:
             continue
         top, left = (max(0, n - side) // 2 for n in pixels.shape[:2])

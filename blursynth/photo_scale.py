@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqdiff.images import open_image
-from freqdiff.photo import read_photo
 
 
 def read_at_scale(path: str | os.PathLike[str], long_side: int) -> Tensor:
@@ -19,7 +18,7 @@ def read_at_scale(path: str | os.PathLike[str], long_side: int) -> Tensor:
     Raises:
         PhotoError: the file cannot be read.
     """
-    rgb = open_image(read_photo(path).pixels).rgb
+    rgb = open_image(path).rgb
     height, width = rgb.shape[2:]
     if (longest := max(height, width)) > long_side:
         size = [max(1, round(side * long_side / longest)) for side in (height, width)]

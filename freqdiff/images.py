@@ -131,6 +131,17 @@ def open_image(image: ImageInput, *, max_pixels: int = MAX_PIXELS) -> OpenedImag
     )
 
 
+def in_srgb_curve(photo: Photo) -> Photo:
+    """A photo in linear light as one in the tone curve of sRGB, in 16 bit, without alpha and
+    profile; others as they are."""
+    if not is_linear(photo.metadata.icc):
+        return photo
+    rgb = _open_photo(photo).rgb[0]
+    pixels = (rgb * 65535).round_().to(torch.uint16).permute(1, 2, 0).contiguous().numpy()
+    metadata = dataclasses.replace(photo.metadata, icc=None)
+    return dataclasses.replace(photo, pixels=pixels, alpha=None, metadata=metadata)
+
+
 def _open_photo(photo: Photo) -> OpenedImage:
     def finish(colour: Tensor) -> ImageOutput:
         samples = _join(_to_array(colour), photo.alpha)

@@ -18,14 +18,17 @@ import pytest
 import torch
 from commands import contents
 from PIL import Image
+from test_colour_profiles import LINEAR
 from toys import picture
 
 from blursynth import engines
 from blursynth.camera import Camera
 from blursynth.dataset import Summary, build
 from blursynth.exif import read_camera
+from blursynth.photo_scale import read_at_scale
 from freqdiff.errors import InputError, OutputError
 from freqdiff.photo import Metadata, Photo, read_photo, write_photo
+from freqdiff.tone import srgb_to_linear
 
 CROP = 64
 
@@ -261,6 +264,26 @@ def test_colour_profile_stays_and_position_does_not(tmp_path: Path) -> None:
         photo = read_photo(tmp_path / "out" / side / "000000.png")
         assert photo.metadata.icc == icc
         assert b"private" not in (photo.metadata.exif or b"")
+
+
+def test_linear_light_is_blurred_like_srgb(tmp_path: Path) -> None:
+    pixels = np.asarray(picture(100, 120), np.float32) / 255
+    light = (srgb_to_linear(torch.from_numpy(pixels)) * 65535).round().numpy().astype(np.uint16)
+    for name in ("linear", "curved"):
+        (tmp_path / name).mkdir()
+    write_photo(tmp_path / "linear" / "a.tif", Photo(light, metadata=Metadata(icc=LINEAR)))
+    write_photo(tmp_path / "curved" / "a.tif", Photo((pixels * 65535).round().astype(np.uint16)))
+    for name in ("linear", "curved"):
+        build(tmp_path / name, tmp_path / f"{name}_pairs", progress=False)
+    for side in ("blur", "sharp"):
+        linear, curved = (
+            read_photo(tmp_path / f"{name}_pairs" / side / "000000.png")
+            for name in ("linear", "curved")
+        )
+        assert linear.metadata.icc is None
+        assert np.abs(linear.pixels.astype(int) - curved.pixels).max() <= 1
+    scaled = (read_at_scale(tmp_path / name / "a.tif", 64) for name in ("linear", "curved"))
+    torch.testing.assert_close(*scaled, rtol=0, atol=1.01 / 255)
 
 
 def test_prior(photos: Path, tmp_path: Path) -> None:
