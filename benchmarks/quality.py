@@ -34,13 +34,16 @@ def main() -> None:
     parser.add_argument(
         "--align", nargs="+", default=[], metavar="NAME", help="pairs to compare up to a shift"
     )
+    parser.add_argument(
+        "--linear", nargs="+", default=[], metavar="NAME", help="pairs that hold linear light"
+    )
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--steps", default="1")
     options = parser.parse_args()
     common = ("--model", options.model, "--steps", options.steps)
     for name, blurred, sharp in options.pairs:
-        align = ("--align",) * (name in options.align)
-        evaluate(name, "--pairs", blurred, sharp, *align, *common)
+        ways = [f"--{way}" for way in ("align", "linear") if name in getattr(options, way)]
+        evaluate(name, "--pairs", blurred, sharp, *ways, *common)
     evaluate("validation", "--synthetic", options.sharp, "--seed", "1", *common)
     evaluate("unharmed", "--unharmed", options.sharp, *common)
 

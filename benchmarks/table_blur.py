@@ -31,6 +31,8 @@ from freqdiff.pairs import photos_in
 LARGEST = 1024
 """Side of the middle of a real photo that is measured, in pixels."""
 SMALLEST = 192
+WAYS = ("align", "linear")
+"""Options of `freqdiff evaluate` for the pairs that they name here."""
 
 
 def train(name: str, seed: int, options: argparse.Namespace) -> Path:
@@ -56,10 +58,10 @@ def training_facts(model: Path) -> dict[str, Any]:
     return facts
 
 
-def pair_gains(model: Path, blurred: str, sharp: str, aligned: bool) -> list[float]:
-    """Gain in PSNR (RGB, dB) of each pair of two folders."""
+def pair_gains(model: Path, blurred: str, sharp: str, ways: list[str]) -> list[float]:
+    """Gain in PSNR (RGB, dB) of each pair of two folders; `ways` are options of the comparison."""
     output = model.parent / "evaluation.json"
-    where = ["--model", str(model), "--output", str(output), *["--align"] * aligned]
+    where = ["--model", str(model), "--output", str(output), *ways]
     if code := freqdiff(["evaluate", "--pairs", blurred, sharp, *where]):
         raise SystemExit(code)
     return [image["gain"]["psnr_rgb"] for image in json.loads(output.read_text())["images"]]
@@ -89,7 +91,9 @@ def measure_run(name: str, seed: int, options: argparse.Namespace) -> dict[str, 
     model = train(name, seed, options)
     training = training_facts(model)
     gains = {
-        label: pair_gains(model, *folders, label in options.align)
+        label: pair_gains(
+            model, *folders, [f"--{way}" for way in WAYS if label in getattr(options, way)]
+        )
         for label, *folders in options.pairs
     }
     every = [gain for values in gains.values() for gain in values]
@@ -121,6 +125,7 @@ def row(name: str, runs: list[dict[str, Any]], options: argparse.Namespace) -> d
         **means,
         "real_pairs_gain_db_std": round(statistics.stdev(main), 4) if len(main) > 1 else None,
         "aligned": options.align,
+        "linear": options.linear,
         "pairs": {label: len(photos_in(Path(blurred))) for label, blurred, _ in options.pairs},
         "runs": runs,
         "provenance": provenance("cuda" if torch.cuda.is_available() else "cpu"),
@@ -140,6 +145,7 @@ def main() -> None:
         metavar=("NAME", "BLURRED", "SHARP"),
     )
     add("--align", nargs="+", default=[], metavar="NAME", help="pairs to compare up to a shift")
+    add("--linear", nargs="+", default=[], metavar="NAME", help="pairs that hold linear light")
     add("--real", metavar="DIR", help="real blurred photos without a sharp version")
     add("--niqe", metavar="FILE", help="pristine parameters (.npz) of NIQE")
     add("--runs", metavar="DIR", default="runs/table_blur")

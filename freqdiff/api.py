@@ -62,6 +62,7 @@ def deblur(
     max_memory: int | None = ...,
     ensemble: int = ...,
     camera: CameraSettings | Literal["exif"] | None = ...,
+    linear: bool = ...,
     device: str = ...,
     progress: bool | None = ...,
     callback: Callable[[int, int], None] | None = ...,
@@ -80,6 +81,7 @@ def deblur(
     max_memory: int | None = ...,
     ensemble: int = ...,
     camera: CameraSettings | Literal["exif"] | None = ...,
+    linear: bool = ...,
     device: str = ...,
     progress: bool | None = ...,
     callback: Callable[[int, int], None] | None = ...,
@@ -97,6 +99,7 @@ def deblur(
     max_memory: int | None = None,
     ensemble: int = 1,
     camera: CameraSettings | Literal["exif"] | None = "exif",
+    linear: bool = False,
     device: str = "auto",
     progress: bool | None = None,
     callback: Callable[[int, int], None] | None = None,
@@ -118,6 +121,8 @@ def deblur(
             picture, which is a little better and takes as many times as long.
         camera: for models that use them (`adv`) the settings that the picture was taken with: those
             in its Exif block, as far as it has one, a `blursynth.Camera`, or None for unknown ones.
+        linear: the samples are proportional to light (raw data, renderings), also where no colour
+            profile says so; so are those of the result.
         device: "auto", "cpu", "cuda", ...; ignored for a loaded model.
         progress: show a bar; by default only in a terminal and only for work of several tiles.
         callback: called with (done, total); an exception raised in it cancels the work.
@@ -131,7 +136,7 @@ def deblur(
         InputError: a picture or an option that cannot be used (PhotoError for files).
         ModelError: an unknown or damaged model.
     """
-    opened = open_image(image)
+    opened = open_image(image, linear=linear)
     rgb, details = deblur_opened(
         opened,
         model=model,

@@ -48,7 +48,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the photos of a batch are treated; see `freqdiff.deblur` for the first five.
+    """How the photos of a batch are treated; see `freqdiff.deblur` for the first six.
 
     `exif`: tell models that ask for it what the photo's own Exif says of the camera.
     """
@@ -58,6 +58,7 @@ class Settings:
     tile: int | Literal["auto"] = "auto"
     max_memory: int | None = None
     ensemble: int = 1
+    linear: bool = False
     quality: int | None = None
     overwrite: bool = False
     skip_existing: bool = False
@@ -197,7 +198,7 @@ def process(
         InputError: a setting does not fit.
     """
     started = time.perf_counter()
-    opened = open_image(job.source)
+    opened = open_image(job.source, linear=settings.linear)
     photo = opened.photo
     assert photo is not None
     height, width = photo.pixels.shape[:2]

@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags = {
         "--recursive": "take sub-folders too; their structure is kept",
         "--skip-existing": "leave out photos whose result is there and whole",
+        "--linear": "photos hold linear light even without a profile",
         "--no-exif": "do not tell the model the settings of the camera",
         "--overwrite": "allow a result to replace its own photo",
         "--json": "print one JSON object",
@@ -127,6 +128,7 @@ def _deblur(
         tile=arguments.tile,
         max_memory=arguments.max_memory,
         ensemble=arguments.ensemble,
+        linear=arguments.linear,
         quality=arguments.quality,
         overwrite=arguments.overwrite,
         skip_existing=arguments.skip_existing,

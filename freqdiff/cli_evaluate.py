@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare at the best shift of up to 5 px (Levin 2009)",
     )
     parser.add_argument(
+        "--linear",
+        action="store_true",
+        help="the pairs hold linear light, as raw data (Levin 2009)",
+    )
+    parser.add_argument(
         "--downstream",
         choices=("detection", "segmentation", "ocr"),
         metavar="TASK",
@@ -92,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         _check_save(save, arguments)
     if arguments.align and arguments.dataset is not None:
         raise InputError("--align does not go with --dataset, which has a protocol of its own.")
+    if arguments.linear and arguments.pairs is None:
+        raise InputError("--linear goes with --pairs, whose photos it is about.")
     if arguments.downstream_model is not None and arguments.downstream is None:
         raise InputError("--downstream-model goes with --downstream, which says what it does.")
     kind, count, facts, samples = _samples(arguments)
@@ -112,6 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         "model_sha256": model_facts(arguments.model)["sha256"],
         **settings,
         "aligned": arguments.align,
+        "linear": arguments.linear,
         "steps": arguments.steps or model.denoiser.config.default_steps,
         **provenance(model.device),
         "peak_memory_bytes": peak_memory(model.device),
@@ -142,7 +150,8 @@ def _samples(
             complain(f"Note: names differ, so pairs were matched by {pairing.rule}.")
         pairs = pairing.pairs[: arguments.limit]
         data = {"data": [_label(blurred), _label(sharp)], "matched_by": pairing.rule}
-        return "pairs", len(pairs), data, pair_samples(pairs, blurred)
+        samples = pair_samples(pairs, blurred, linear=arguments.linear)
+        return "pairs", len(pairs), data, samples
     if arguments.dataset is not None:
         from freqdiff.datasets import find_pairs
 

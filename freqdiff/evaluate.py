@@ -84,14 +84,18 @@ class ImageScore:
         }
 
 
-def pair_samples(pairs: Iterable[tuple[Path, Path]], folder: Path) -> Iterator[Sample]:
+def pair_samples(
+    pairs: Iterable[tuple[Path, Path]], folder: Path, *, linear: bool = False
+) -> Iterator[Sample]:
     """Samples of pairs of files (blurred, sharp); names are relative to `folder`.
+
+    With `linear` they hold linear light, whatever their profiles say.
 
     Raises:
         InputError: a file that cannot be read, or a pair of different sizes.
     """
     for blurred, sharp in pairs:
-        opened, truth = open_image(blurred), open_image(sharp).rgb[0]
+        opened, truth = open_image(blurred, linear=linear), _stored(open_image(sharp))
         if opened.rgb.shape[1:] != truth.shape:
             sizes = [f"{v.shape[-1]}x{v.shape[-2]}" for v in (opened.rgb, truth)]
             raise InputError(
@@ -162,7 +166,7 @@ def measure(
     )
     # As in a saved file: rounded, and grey photos stay grey.
     restored = open_image(opened.restore_photo(rgb).pixels if opened.photo else rgb[0]).rgb[0]
-    blurred = opened.rgb[0]
+    blurred = _stored(opened)
     compare = PROTOCOLS[protocol]
     same = {"psnr_rgb": math.inf, "psnr_y": math.inf, "ssim_matlab3d": 1.0}
     truth = blurred if sample.sharp is None else sample.sharp
@@ -203,6 +207,13 @@ def _as_photo(image: Tensor) -> Photo:
     """A tensor (3, H, W) in [0, 1] as an 8-bit photo."""
     samples = (image * 255).round().clamp(0, 255).to(torch.uint8)
     return Photo(np.ascontiguousarray(samples.permute(1, 2, 0).numpy()))
+
+
+def _stored(opened: OpenedImage) -> Tensor:
+    """The samples (3, H, W) as the file has them, in linear light as well."""
+    if opened.linear and opened.photo:
+        return open_image(opened.photo.pixels).rgb[0]
+    return opened.rgb[0]
 
 
 def _name(path: Path, folder: Path) -> str:

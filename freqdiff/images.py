@@ -38,7 +38,9 @@ class OpenedImage:
         notes: conversions that were needed, for people.
         exif: the Exif block of a photo file or a Pillow image.
         profile: the colour profile for pictures of `rgb`; None for grey, whose own does not fit
-            three channels, and for linear light, which `rgb` holds in the tone curve of sRGB.
+            three channels, and for linear light.
+        linear: the picture's own samples are proportional to light; `rgb` has the tone curve of
+            sRGB all the same.
     """
 
     rgb: Tensor
@@ -46,9 +48,9 @@ class OpenedImage:
     notes: tuple[str, ...]
     exif: bytes | None
     profile: bytes | None
+    linear: bool
     _colour: Tensor
     _finish: Callable[[Tensor], ImageOutput]
-    _linear: bool
 
     def restore(self, rgb: Tensor) -> ImageOutput:
         """Return ``rgb`` in the kind, sample type, device and layout of the opened picture.
@@ -89,19 +91,21 @@ class OpenedImage:
             result = torch.empty(colour.shape, dtype=self._colour.dtype)
             for picture, target in zip(colour, result, strict=True):
                 for plane, samples in zip(picture, target, strict=True):  # a float plane at a time
-                    plane = srgb_to_linear(plane) if self._linear else plane
+                    plane = srgb_to_linear(plane) if self.linear else plane
                     samples.copy_((plane * white).round_().clamp_(0, white))
             return result
         result = colour.clamp(0, 1)
-        result = (srgb_to_linear(result) if self._linear else result).to(self._colour.dtype)
-        if self._colour.dtype == torch.float64 or self._linear:
+        result = (srgb_to_linear(result) if self.linear else result).to(self._colour.dtype)
+        if self._colour.dtype == torch.float64 or self.linear:
             # Samples that went through the model untouched keep the digits that float32 cut.
             same = colour == (self.rgb[:, :1] if grey else self.rgb)
             result = torch.where(same, self._colour, result)
         return result
 
 
-def open_image(image: ImageInput, *, max_pixels: int = MAX_PIXELS) -> OpenedImage:
+def open_image(
+    image: ImageInput, *, max_pixels: int = MAX_PIXELS, linear: bool = False
+) -> OpenedImage:
     """Open a picture of any supported kind.
 
     Args:
@@ -112,23 +116,34 @@ def open_image(image: ImageInput, *, max_pixels: int = MAX_PIXELS) -> OpenedImag
             device, with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA); uint8, uint16, or
             floats in [0, 1].
         max_pixels: limit for files.
+        linear: the samples are proportional to light, also where no colour profile says so.
 
     Raises:
         PhotoError: a file that cannot be read.
         InputError: another kind, shape, sample type or range, or NaN or infinity.
     """
     if isinstance(image, str | os.PathLike):
-        return _open_photo(read_photo(image, max_pixels=max_pixels))
-    if isinstance(image, Image.Image):
-        return _open_pillow(image)
-    if isinstance(image, np.ndarray):
-        return _open_array(image)
-    if isinstance(image, Tensor):
-        return _open_tensor(image)
-    raise InputError(
-        "Expected a path, a Pillow image, a NumPy array or a torch tensor, "
-        f"got {type(image).__name__}: convert it first."
-    )
+        opened = _open_photo(read_photo(image, max_pixels=max_pixels))
+    elif isinstance(image, Image.Image):
+        opened = _open_pillow(image)
+    elif isinstance(image, np.ndarray):
+        opened = _open_array(image)
+    elif isinstance(image, Tensor):
+        opened = _open_tensor(image)
+    else:
+        raise InputError(
+            "Expected a path, a Pillow image, a NumPy array or a torch tensor, "
+            f"got {type(image).__name__}: convert it first."
+        )
+    return _encoded(opened) if linear and not opened.linear else opened
+
+
+def _encoded(opened: OpenedImage) -> OpenedImage:
+    """A picture in linear light, put into the tone curve of sRGB in place."""
+    for plane in opened.rgb.flatten(0, 1):
+        plane.copy_(linear_to_srgb(plane))
+    notes = (*opened.notes, "linear light: worked on in the tone curve of sRGB")
+    return dataclasses.replace(opened, notes=notes, profile=None, linear=True)
 
 
 def in_srgb_curve(photo: Photo) -> Photo:
@@ -258,20 +273,17 @@ def _opened(
         if low < 0 or high > 1:
             rgb.clamp_(0, 1)
             colour = colour.clamp(0, 1)
-    if linear := is_linear(icc):
-        for plane in rgb.flatten(0, 1):
-            plane.copy_(linear_to_srgb(plane))
-        notes = (*notes, "linear light: worked on in the tone curve of sRGB")
-    return OpenedImage(
+    opened = OpenedImage(
         rgb=rgb,
         photo=photo,
         notes=notes,
         exif=exif,
-        profile=None if linear or colour.shape[1] == 1 else icc,
+        profile=None if colour.shape[1] == 1 else icc,
+        linear=False,
         _colour=colour,
         _finish=finish,
-        _linear=linear,
     )
+    return _encoded(opened) if is_linear(icc) else opened
 
 
 def _check_alpha(alpha: NDArray[Any] | None, name: str) -> None:
