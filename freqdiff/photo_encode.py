@@ -114,7 +114,8 @@ def _encode_png(photo: Photo) -> tuple[bytes, tuple[str, ...]]:
     # The encoder's own guess of the room that it needs is too small for narrow pictures of noise:
     # a filter byte per row, and the frames of blocks that do not shrink.
     room = samples.nbytes + samples.nbytes // 64 + samples.shape[0] + 4096
-    png = imagecodecs.png_encode(samples[..., 0] if samples.shape[2] == 1 else samples, out=room)
+    samples = np.ascontiguousarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    png = imagecodecs.png_encode(samples, out=room)
     return png_with_metadata(bytes(png), photo.metadata), notes
 
 

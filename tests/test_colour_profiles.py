@@ -136,6 +136,25 @@ def test_linear_light_is_deblurred_like_srgb() -> None:
         assert "icc_profile" not in sheet.info
 
 
+@pytest.mark.parametrize("kind", ["array", "tensor", "path"])
+def test_linear_light_that_the_caller_tells_of(kind: str) -> None:
+    blurred, _ = blurred_and_sharp("astronaut")
+    light = tone.srgb_to_linear(blurred)
+    write_photo("light.tif", Photo(light.permute(1, 2, 0).contiguous().numpy()))
+    image: Any = {"array": light.permute(1, 2, 0).numpy(), "tensor": light, "path": "light.tif"}[
+        kind
+    ]
+    result = torch.as_tensor(freqdiff.deblur(image, linear=True))
+    result = result if kind == "tensor" else result.permute(2, 0, 1)
+    expected = freqdiff.deblur(blurred)
+    torch.testing.assert_close(tone.linear_to_srgb(result), expected, rtol=0, atol=1e-3)
+    assert (result - torch.as_tensor(freqdiff.deblur(light))).abs().max() > 0.01
+    if kind == "path":
+        assert commands.run("deblur", "light.tif", "-o", "b.tif", "--linear").code == 0
+        written = torch.from_numpy(read_photo("b.tif").pixels).permute(2, 0, 1)
+        torch.testing.assert_close(written, result)
+
+
 def test_a_wide_gamut_costs_little() -> None:
     narrow, wide = (torch.tensor(primaries).mT for primaries in (SRGB, PROPHOTO))
     to_wide = torch.linalg.inv(wide) @ narrow

@@ -15,10 +15,12 @@ import toys
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+import freqdiff
 from freqdiff.evaluate import METRICS, mean
 from freqdiff.images import open_image
 from freqdiff.metrics import compare
 from freqdiff.photo import Photo, read_photo, write_photo
+from freqdiff.tone import srgb_to_linear
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +228,26 @@ def test_a_shift_is_forgiven_where_it_is_asked_for(models: Path, tmp_path: Path)
     # Equal up to the shift: an infinite PSNR is left out of the mean.
     assert aligned["input"] == {"psnr_rgb": None, "psnr_y": None, "ssim_matlab3d": 1}
     assert aligned["output"] == aligned["input"]
+
+
+def test_pairs_in_linear_light(models: Path) -> None:
+    for folder in ("blur", "sharp"):
+        Path(f"linear_{folder}").mkdir()
+        light = srgb_to_linear(rgb(f"{folder}/a.png")).permute(1, 2, 0).numpy()
+        write_photo(f"linear_{folder}/a.png", Photo((light * 65535).round().astype(np.uint16)))
+    model, pairs = models / "toy", ("--pairs", "linear_blur", "linear_sharp")
+    report = evaluate(*pairs, "--linear", "--save", "out", model=model)
+    blurred, sharp = (f"linear_{folder}/a.png" for folder in ("blur", "sharp"))
+    result = freqdiff.deblur(blurred, model=str(model), linear=True)
+    assert np.array_equal(read_photo("out/a.png").pixels, result)
+    # As the files hold them, not in the curve in which the model works.
+    assert report["images"][0]["input"] == compare(rgb(blurred), rgb(sharp))
+    assert report["images"][0]["output"] == compare(rgb("out/a.png"), rgb(sharp))
+    plain = evaluate(*pairs, model=model)
+    assert (report["linear"], plain["linear"]) == (True, False)
+    assert plain["input"] == report["input"]
+    assert plain["output"] != report["output"]
+    refused("--unharmed", "sharp", "--linear", words=("--linear", "--pairs"), model=model)
 
 
 def test_photos_that_are_too_small_to_be_aligned_are_refused(models: Path) -> None:
