@@ -54,6 +54,7 @@ def quality() -> list[str]:
             continue
         before, after = row["input"], row["output"]
         title += ", up to a shift" if row.get("aligned") else ""
+        title += ", in linear light" if row.get("linear") else ""
         lines.append(
             f"| {title} | {row['count']} | {row['steps']} "
             f"| {before['psnr_rgb']:.2f} -> {after['psnr_rgb']:.2f} "
