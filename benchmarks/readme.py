@@ -62,10 +62,12 @@ def quality() -> list[str]:
             f"| {before['ssim_matlab3d']:.4f} -> {after['ssim_matlab3d']:.4f} |"
         )
     if row := read("evaluate_unharmed"):
+        came_back = f"{row['unchanged']} unchanged, the others "
         lines.append(
             f"| {row['count']} sharp 4K photos: result against the photo itself | {row['count']} "
-            f"| {row['steps']} | {row['output']['psnr_rgb']:.2f} "
-            f"(worst {row['worst']['psnr_rgb']:.2f}) | | {row['output']['ssim_matlab3d']:.4f} |"
+            f"| {row['steps']} | {came_back if row['unchanged'] else ''}"
+            f"{row['output']['psnr_rgb']:.2f} (worst {row['worst']['psnr_rgb']:.2f}) | "
+            f"| {row['output']['ssim_matlab3d']:.4f} |"
         )
     return [*lines, "", source(read("evaluate_validation"))]
 
