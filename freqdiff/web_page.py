@@ -153,6 +153,11 @@ class _Work:
             visit.folders.append(folder)
             try:
                 return sharpen(photo, folder, self.model(model), settings, self.max_pixels, go_on)
+            except Exception as error:
+                # A visitor who leaves takes the folder along while it is written to.
+                if cancelled.is_set():
+                    raise Cancelled from error
+                raise
             finally:
                 # What was written after the visitor left is in no list any more.
                 if cancelled.is_set():

@@ -162,6 +162,28 @@ def test_visits_without_an_open_page_end_with_the_time(
     assert len(work.visits) == 2
 
 
+def test_who_leaves_while_the_result_is_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from freqdiff import web_job, web_page
+
+    work = web_page._Work("cpu", 10**6)
+    (tmp_path / "a.jpg").write_bytes(photo())
+    arguments = (tmp_path / "a.jpg", tmp_path / "cache", "a", "tiny", Settings())
+
+    def told(share: float, what: str) -> None:
+        if what == "Drawing the pictures":
+            monkeypatch.setattr(web_job, "draw_check", leaving)
+
+    def leaving(*given: Any) -> Any:
+        work.leave("a")
+        return Image.new("RGB", (8, 8))
+
+    with pytest.raises(web_job.Cancelled):
+        work.sharpen(*arguments, told)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_servers_that_cannot_start() -> None:
     """In a process of its own, because Gradio leaves event loops open."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
