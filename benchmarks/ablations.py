@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import RESULTS, provenance
-from benchmarks.table_blur import pair_gains
+from benchmarks.table_blur import add_pair_options, pair_gains, ways
 from blursynth.recipes import RECIPES
 from blursynth.scene import Recipe
 from freqdiff.atomic import write_atomically
@@ -120,7 +120,7 @@ def measure(
         ]
         facts[f"gain_db_{steps}"] = round(statistics.fmean(gains), 4)
     for label, *folders in options.pairs:
-        gains = pair_gains(folder / "model", *folders, label in options.align)
+        gains = pair_gains(folder / "model", *folders, ways(label, options))
         facts[f"{label}_gain_db"] = round(statistics.fmean(gains), 4)
     return facts
 
@@ -152,6 +152,7 @@ def row(
         **facts,
         "pairs": [label for label, *_ in options.pairs],
         "aligned": options.align,
+        "linear": options.linear,
         "runs": runs,
         "provenance": provenance("cuda" if torch.cuda.is_available() else "cpu"),
     }
@@ -164,8 +165,7 @@ def main() -> None:
     add("--sharp", metavar="DIR", required=True, help="sharp photos to train on")
     add("--val", metavar="DIR", required=True, help="held-out sharp photos")
     add("--val-count", type=int, default=48, help="blurred crops of them")
-    add("--pairs", nargs=3, action="append", default=[], metavar=("NAME", "BLURRED", "SHARP"))
-    add("--align", nargs="+", default=[], metavar="NAME", help="pairs to compare up to a shift")
+    add_pair_options(add)
     add("--runs", metavar="DIR", default="runs/ablations")
     add("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS))
     add("--config", choices=tuple(CONFIGS), default="tiny")

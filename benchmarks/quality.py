@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks.table_blur import add_pair_options, ways
 from freqdiff.cli import main as freqdiff
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,22 +29,13 @@ def main() -> None:
     """Measure all that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sharp", metavar="DIR", required=True, help="held-out sharp photos")
-    parser.add_argument(
-        "--pairs", nargs=3, action="append", default=[], metavar=("NAME", "BLURRED", "SHARP")
-    )
-    parser.add_argument(
-        "--align", nargs="+", default=[], metavar="NAME", help="pairs to compare up to a shift"
-    )
-    parser.add_argument(
-        "--linear", nargs="+", default=[], metavar="NAME", help="pairs that hold linear light"
-    )
+    add_pair_options(parser.add_argument)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--steps", default="1")
     options = parser.parse_args()
     common = ("--model", options.model, "--steps", options.steps)
     for name, blurred, sharp in options.pairs:
-        ways = [f"--{way}" for way in ("align", "linear") if name in getattr(options, way)]
-        evaluate(name, "--pairs", blurred, sharp, *ways, *common)
+        evaluate(name, "--pairs", blurred, sharp, *ways(name, options), *common)
     evaluate("validation", "--synthetic", options.sharp, "--seed", "1", *common)
     evaluate("unharmed", "--unharmed", options.sharp, *common)
 

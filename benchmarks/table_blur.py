@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,6 @@ from freqdiff.pairs import photos_in
 LARGEST = 1024
 """Side of the middle of a real photo that is measured, in pixels."""
 SMALLEST = 192
-WAYS = ("align", "linear")
-"""Options of `freqdiff evaluate` for the pairs that they name here."""
 
 
 def train(name: str, seed: int, options: argparse.Namespace) -> Path:
@@ -58,10 +57,23 @@ def training_facts(model: Path) -> dict[str, Any]:
     return facts
 
 
-def pair_gains(model: Path, blurred: str, sharp: str, ways: list[str]) -> list[float]:
-    """Gain in PSNR (RGB, dB) of each pair of two folders; `ways` are options of the comparison."""
+def add_pair_options(add: Callable[..., object]) -> None:
+    """Add the options that name pairs, and how they are to be compared."""
+    names: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "NAME"}
+    add("--pairs", nargs=3, action="append", default=[], metavar=("NAME", "BLURRED", "SHARP"))
+    add("--align", help="pairs to compare up to a shift", **names)
+    add("--linear", help="pairs that hold linear light", **names)
+
+
+def ways(label: str, options: argparse.Namespace) -> list[str]:
+    """Options of `freqdiff evaluate` for some pairs."""
+    return [f"--{way}" for way in ("align", "linear") if label in getattr(options, way)]
+
+
+def pair_gains(model: Path, blurred: str, sharp: str, options: list[str]) -> list[float]:
+    """Gain in PSNR (RGB, dB) of each pair of two folders; options as of `ways`."""
     output = model.parent / "evaluation.json"
-    where = ["--model", str(model), "--output", str(output), *ways]
+    where = ["--model", str(model), "--output", str(output), *options]
     if code := freqdiff(["evaluate", "--pairs", blurred, sharp, *where]):
         raise SystemExit(code)
     return [image["gain"]["psnr_rgb"] for image in json.loads(output.read_text())["images"]]
@@ -91,9 +103,7 @@ def measure_run(name: str, seed: int, options: argparse.Namespace) -> dict[str, 
     model = train(name, seed, options)
     training = training_facts(model)
     gains = {
-        label: pair_gains(
-            model, *folders, [f"--{way}" for way in WAYS if label in getattr(options, way)]
-        )
+        label: pair_gains(model, *folders, ways(label, options))
         for label, *folders in options.pairs
     }
     every = [gain for values in gains.values() for gain in values]
@@ -137,15 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--sharp", metavar="DIR", required=True, help="sharp photos to train on")
-    add(
-        "--pairs",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "BLURRED", "SHARP"),
-    )
-    add("--align", nargs="+", default=[], metavar="NAME", help="pairs to compare up to a shift")
-    add("--linear", nargs="+", default=[], metavar="NAME", help="pairs that hold linear light")
+    add_pair_options(add)
     add("--real", metavar="DIR", help="real blurred photos without a sharp version")
     add("--niqe", metavar="FILE", help="pristine parameters (.npz) of NIQE")
     add("--runs", metavar="DIR", default="runs/table_blur")
