@@ -9,9 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys import write_photos
-
-import blursynth.cli
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu_queue.sh"
@@ -51,22 +48,22 @@ def test_dry_run_trains_the_diffusion_engine(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     if importlib.util.find_spec("open_clip") is None:
         pytest.skip("open-clip-torch is not installed")
-    earlier, output = tmp_path / "earlier", tmp_path / "output"
-    earlier.mkdir()
-    codec = ["train-diffusion", "--stage", "codec", "--sharp", str(write_photos(tmp_path))]
-    codec += ["--out", str(tmp_path), "--steps", "2", "--batch", "2", "--crop", "64"]
-    assert blursynth.cli.main([*codec, "--device", "cpu"]) == 0
-    (tmp_path / "model").rename(earlier / "blur_codec")
-    options = ("--only", "diffusion", "--stages", "base align", "--resume", str(earlier))
-    done = run("--output", str(output), "--dry-run", *options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line.split("\t")[0] for line in (output / "queue.tsv").read_text().splitlines()]
-    assert rows[2:] == ["train_blur_base", "train_blur_align", "benchmark_diffusion"]
-    files = [path for path in output.rglob("*") if path.is_file()]
+    first, second = tmp_path / "first", tmp_path / "second"
+    trained = []
+    for folder, stages in ((first, "codec base"), (second, "align")):
+        options = ("--only", "diffusion", "--stages", stages, "--resume", str(first))
+        folder.mkdir()
+        done = run("--output", str(folder), "--dry-run", *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        rows = [line.split("\t")[0] for line in (folder / "queue.tsv").read_text().splitlines()]
+        trained.append(rows[2:])
+    last = "benchmark_diffusion"
+    assert trained == [["train_blur_codec", "train_blur_base", last], ["train_blur_align", last]]
+    files = [path for path in second.rglob("*") if path.is_file()]
     assert max(path.stat().st_size for path in files) <= 15_000_000
-    measured = json.loads((output / "diffusion_control.json").read_text())
+    measured = json.loads((second / "diffusion_control.json").read_text())
     assert {row["engine"] for row in measured} == {"physics", "base", "aligned"}
-    assert not (output / "blur_codec").exists()
+    assert not (second / "blur_codec").exists()
 
 
 @pytest.mark.slow

@@ -36,18 +36,14 @@ def run_together(
     context.set_forkserver_preload(_PACKAGES)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    environment |= {"WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true"}
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    group |= {"WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true"}
     printed = folder / f"printed_{len(list(folder.glob('printed_*')))}"
+    words = [str(value) for value in arguments]
     ranks = []
-    for rank in range(processes):
-        of_group = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        call = (
-            program,
-            [str(a) for a in arguments],
-            of_group if processes > 1 else {},
-            str(printed),
-        )
+    for rank in map(str, range(processes)):
+        environment = group | {"RANK": rank, "LOCAL_RANK": rank} if processes > 1 else {}
+        call = (program, words, environment, str(printed))
         ranks.append(context.Process(target=_rank, args=call))
     # Read when the first one is started, by the process that all are copies of.
     with unittest.mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
