@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from blursynth.camera import Camera
     from blursynth.motion import Hand
     from blursynth.shot import Conditions
-    from freqdiff.photo import Photo
+    from freqdiff.images import OpenedImage
 
 # Of options that are no settings of `Camera`, whose module is imported when one is given.
 _BOUNDS = {
@@ -187,8 +187,8 @@ def add_camera_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_for(photo: Photo, arguments: argparse.Namespace) -> Settings:
-    """The settings for a photo: those of its Exif, changed by the options.
+def settings_for(opened: OpenedImage, arguments: argparse.Namespace) -> Settings:
+    """The settings for a photo file: those of its Exif, changed by the options.
 
     Raises:
         InputError: they contradict each other, or the depth map cannot be used.
@@ -196,11 +196,11 @@ def settings_for(photo: Photo, arguments: argparse.Namespace) -> Settings:
     from blursynth.depth import read_depth
     from blursynth.exif import read_camera
     from blursynth.shot import Conditions
-    from freqdiff.images import open_image
     from freqdiff.photo_exif import frame_ratio
 
-    height, width = photo.pixels.shape[:2]
-    reading = read_camera(photo)
+    height, width = opened.rgb.shape[-2:]
+    assert opened.photo is not None
+    reading = read_camera(opened.photo)
     changes = {name: value for name in _CAMERA if (value := getattr(arguments, name)) is not None}
     if arguments.sensor_mm is not None:
         changes["sensor_width_mm"] = arguments.sensor_mm * frame_ratio((width, height))
@@ -215,8 +215,7 @@ def settings_for(photo: Photo, arguments: argparse.Namespace) -> Settings:
     if arguments.depth_model is not None:
         from blursynth.depth_model import estimate_depth
 
-        rgb = open_image(photo.pixels).rgb[0]
-        depth = estimate_depth(rgb, arguments.depth_model, near_m=min(focus / 2, 5.0))
+        depth = estimate_depth(opened.rgb[0], arguments.depth_model, near_m=min(focus / 2, 5.0))
     return Settings(
         camera=dataclasses.replace(reading.camera, **changes),
         given=tuple(changes),

@@ -82,7 +82,7 @@ def _inspect(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
     opened = open_image(name)
     assert opened.photo is not None
-    settings = settings_for(opened.photo, arguments)
+    settings = settings_for(opened, arguments)
     camera, conditions = settings.camera, settings.conditions
     height, width = opened.rgb.shape[-2:]
     measured = measure(opened.rgb[0]) if min(height, width) >= MIN_SIDE else None

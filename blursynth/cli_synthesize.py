@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     opened = open_image(arguments.photo)
     assert opened.photo is not None
     _check(opened.photo)
-    settings = settings_for(opened.photo, arguments)
+    settings = settings_for(opened, arguments)
     is_jpeg = Path(arguments.output).suffix.lower() in (".jpg", ".jpeg")
     conditions = dataclasses.replace(
         settings.conditions,
