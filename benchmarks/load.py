@@ -34,6 +34,7 @@ from benchmarks.fuzz_corpus import corpus, damaged
 from benchmarks.harness import RESULTS, provenance
 from benchmarks.web_client import WebServer, serving, uploaded
 from freqdiff.errors import FreqDiffError
+from freqdiff.memory import used_memory
 
 GROWTH = 0.05
 """The most by which the last fifth of the time may need more memory than the second."""
@@ -183,12 +184,6 @@ class Load:
                 raise Finding(f"the server answered with {error.code}") from error
 
 
-def resident_mb(process: int) -> float:
-    """Resident memory of a process in megabytes."""
-    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 def growth(samples: list[float]) -> float:
     """By which share the last fifth of the samples lies above the second."""
     fifth = len(samples) // 5
@@ -211,8 +206,8 @@ def put_to_load(minutes: float, log: Path, seed: int = 0) -> dict[str, Any]:
             began = time.monotonic()
             while (gone := (time.monotonic() - began) / 60) < minutes:
                 if gone >= len(files) * minutes / _SAMPLES:
-                    memory["server"].append(resident_mb(server.process.pid))
-                    memory["api"].append(resident_mb(os.getpid()))
+                    memory["server"].append(used_memory(server.process.pid) / 1e6)
+                    memory["api"].append(used_memory() / 1e6)
                     files.append(sum(len(names) for _, _, names in os.walk(name)))
                     server_mb, api_mb = (values[-1] for values in memory.values())
                     told = f"server {server_mb:.0f} MB, API {api_mb:.0f} MB, {files[-1]} files"

@@ -33,6 +33,7 @@ from blursynth.training_state import (
     take,
     write_state,
 )
+from freqdiff import memory
 from freqdiff.errors import OutputError, TrainingError
 from freqdiff.photo import Photo, write_photo
 from freqdiff.processor import fast_in_bf16
@@ -104,6 +105,7 @@ class DiffusionTraining:
                 f"Cannot make the folder {str(folder)!r}: {error.strerror}, so choose another one."
             ) from error
 
+    @memory.keeping()
     def run(
         self, *, seconds: float = math.inf, finish: bool = False, progress: bool = True
     ) -> None:

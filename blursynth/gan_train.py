@@ -29,6 +29,7 @@ from blursynth.training_state import (
     take,
     write_state,
 )
+from freqdiff import memory
 from freqdiff.errors import InputError, TrainingError
 
 _LOW_BAND = 16
@@ -92,6 +93,7 @@ class GanTraining:
         self.history: list[dict[str, float]] = []
         self._recent: list[dict[str, float]] = []
 
+    @memory.keeping()
     def run(self, *, progress: bool = True) -> None:
         """Train until `config.steps`, then save.
 

@@ -12,15 +12,16 @@ from pathlib import Path
 
 from freqdiff_kernels import native
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 """Names that mallopt knows its settings by (malloc.h)."""
+_USUAL_TOP_PAD, _USUAL_MMAP_MAX = 2**17, 2**16
 _SHARE_OF_FREE = 0.8
 _SMALL_BLOCK, _LARGEST_SMALL_BLOCK = 2**20, 2**25
 
 
-def used_memory() -> int:
-    """Resident bytes of this process; 0 where the system does not tell."""
-    pages = _number("/proc/self/statm", 1)
+def used_memory(process: int | str = "self") -> int:
+    """Resident bytes of this process, or of another by its number; 0 where it is not told."""
+    pages = _number(f"/proc/{process}/statm", 1)
     return 0 if pages is None else pages * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -66,12 +67,32 @@ def give_back() -> None:
 
 
 @contextlib.contextmanager
+def keeping() -> Iterator[None]:
+    """Keep what is freed, however large, for the next blocks.
+
+    For work that takes and frees the same ones over and over, such as training: the C library gives
+    large ones back to the system, and new pages cost more than they look.
+    """
+    if (library := _glibc()) is not None:
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, -1)
+        library.mallopt(_TOP_PAD, _SMALL_BLOCK << 6)
+    try:
+        yield
+    finally:
+        if library is not None:
+            library.mallopt(_MMAP_MAX, _USUAL_MMAP_MAX)
+            library.mallopt(_TOP_PAD, _USUAL_TOP_PAD)
+            _as_usual(library)
+        give_back()
+
+
+@contextlib.contextmanager
 def giving_back() -> Iterator[None]:
     """Give large blocks back to the system as they are freed.
 
     Else the C library keeps those of up to 32 MB for the next ones, which saves time where these
-    have the same size, and leaves gaps where they do not. It has one such setting for a process; at
-    the end it is as the C library itself leaves it once a block of nearly 32 MB was freed.
+    have the same size, and leaves gaps where they do not. It has one such setting for a process.
     """
     give_back()
     if (library := _glibc()) is not None:
@@ -80,9 +101,14 @@ def giving_back() -> Iterator[None]:
         yield
     finally:
         if library is not None:
-            library.mallopt(_MMAP_THRESHOLD, _LARGEST_SMALL_BLOCK)
-            library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_SMALL_BLOCK)
+            _as_usual(library)
         give_back()
+
+
+def _as_usual(library: ctypes.CDLL) -> None:
+    """The thresholds that the C library sets itself once a block of nearly 32 MB was freed."""
+    library.mallopt(_MMAP_THRESHOLD, _LARGEST_SMALL_BLOCK)
+    library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_SMALL_BLOCK)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
-from freqdiff import train_state
+from freqdiff import memory, train_state
 from freqdiff.built_pairs import BuiltPairs
 from freqdiff.checkpoint import save_model
 from freqdiff.data import Blocks, DataConfig, PairBlocks, Pairs
@@ -239,6 +239,7 @@ class Training:
             "history": self.history,
         }
 
+    @memory.keeping()
     def run(
         self, *, seconds: float = math.inf, finish: bool = False, progress: bool = True
     ) -> None:

@@ -17,6 +17,7 @@ from freqdiff import memory
 
 def kept(context):
     "Bytes that a process has more after 64 blocks of 8 MB came and went between small ones."
+    holes = [torch.ones(2**14) for _ in range(1000)]  # filled, so that what follows lies in a row
     torch.ones(2**23 - 2**14)  # freed: from now on the C library keeps blocks of that size
     before, small, large = memory.used_memory(), [], []
     with context:
@@ -45,9 +46,31 @@ def test_large_blocks_go_back_at_once_when_asked() -> None:
     assert left[1] > 0.8 * all_blocks  # as everywhere else: for the next ones
 
 
+_KEEPING = """
+import torch
+from freqdiff import memory
+
+torch.ones(2)
+before = memory.used_memory()
+with memory.keeping():
+    torch.ones(2**26)
+    kept = memory.used_memory() - before
+torch.ones(2**26)
+print(kept, memory.used_memory() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_the_largest_blocks_are_kept_for_as_long_as_asked() -> None:
+    done = subprocess.run([sys.executable, "-c", _KEEPING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kept, left = map(int, done.stdout.split())
+    assert kept > 0.95 * 2**28 > 0.1 * 2**28 > left
+
+
 def test_without_such_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_glibc", lambda: None)
-    with memory.giving_back():
+    with memory.giving_back(), memory.keeping():
         memory.give_back()
 
 
