@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import RESULTS, provenance
-from freqdiff.cli_base import memory_size
+from freqdiff.arguments import memory_size
 from freqdiff.photo import Photo, write_photo
 
 CASES = ("4000x3000", "4000x3000:2G", "6000x4000:2G", "20000x1000:2G", "12000x8400:6G")

@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Sequence
 
 from blursynth import cli_build, cli_inspect, cli_synthesize, cli_train_diffusion, cli_train_gan
-from blursynth.cli_base import INTERRUPTED, Parser, complain
+from blursynth.cli_base import complain
+from freqdiff.arguments import INTERRUPTED, Parser
 from freqdiff.errors import sentence
 
 _COMMANDS = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from blursynth.cli_base import ENGINE_HELP, complain, whole_number
+from blursynth.cli_base import ENGINE_HELP, complain
+from freqdiff.arguments import whole_number
 
 SUMMARY = "make a data set of blurred and sharp photos"
 USAGE = "--sharp DIR --out DIR [options]"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from blursynth.cli_base import whole_number
+from freqdiff.arguments import whole_number
 from freqdiff.errors import InputError, OutputError
 
 if TYPE_CHECKING:

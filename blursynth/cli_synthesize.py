@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blursynth.cli_base import ENGINE_HELP, whole_number
+from blursynth.cli_base import ENGINE_HELP
 from blursynth.cli_camera import add_camera_options, ends_in, refuse_to_replace, settings_for
 from blursynth.cli_text import in_pixels, in_words, landscape, to_json
+from freqdiff.arguments import whole_number
 from freqdiff.errors import InputError, PhotoError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 
-from blursynth.cli_base import minutes, whole_number
+from freqdiff.arguments import minutes, whole_number
 from freqdiff.errors import InputError
 
 SUMMARY = "train the diffusion engine: its VAE, its denoiser, its likeness to real blur"

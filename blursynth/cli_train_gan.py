@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from blursynth.cli_base import whole_number
+from freqdiff.arguments import whole_number
 
 SUMMARY = "train a plain GAN on sharp and real blurred photos, to compare with"
 USAGE = "--sharp DIR --real DIR --out DIR [options]"

@@ -23,7 +23,8 @@ from freqdiff import (
     cli_train,
     cli_web,
 )
-from freqdiff.cli_base import INTERRUPTED, Parser, complain, debugging
+from freqdiff.arguments import INTERRUPTED, Parser
+from freqdiff.cli_base import complain, debugging
 from freqdiff.errors import sentence
 
 _COMMANDS = {

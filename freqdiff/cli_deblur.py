@@ -10,13 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqdiff.cli_base import (
-    add_model_options,
-    complain,
-    debugging,
-    memory_size,
-    whole_number,
-)
+from freqdiff.arguments import memory_size, whole_number
+from freqdiff.cli_base import add_model_options, complain, debugging
 from freqdiff.errors import FreqDiffError
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqdiff.cli_base import add_model_options, complain, whole_number
+from freqdiff.arguments import whole_number
+from freqdiff.cli_base import add_model_options, complain
 from freqdiff.errors import InputError
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from freqdiff.cli_base import add_network_options, whole_number
+from freqdiff.arguments import whole_number
+from freqdiff.cli_base import add_network_options
 
 SUMMARY = "write a model as ONNX or torch.export graph"
 USAGE = "--format onnx|torch-export -o FILE [options]"

@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 
-from freqdiff.cli_base import minutes, whole_number
+from freqdiff.arguments import minutes, whole_number
 from freqdiff.errors import TrainingError
 
 SUMMARY = "train a model on sharp photos, or on pairs"

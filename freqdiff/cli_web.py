@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from freqdiff.cli_base import whole_number
+from freqdiff.arguments import whole_number
 from freqdiff.errors import InputError
 
 SUMMARY = "serve a web page to drop photos on"

@@ -20,6 +20,7 @@ LAYERS = (
     ("freqdiff.errors",),
     (
         "freqdiff.alignment",
+        "freqdiff.arguments",
         "freqdiff.atomic",
         "freqdiff.images",
         "freqdiff.memory",
