@@ -14,9 +14,9 @@ from freqdiff_kernels import native
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 """Names that mallopt knows its settings by (malloc.h)."""
-_USUAL_TOP_PAD, _USUAL_MMAP_MAX = 2**17, 2**16
+_USUAL = {_TRIM_THRESHOLD: 2**26, _TOP_PAD: 2**17, _MMAP_THRESHOLD: 2**25, _MMAP_MAX: 2**16}
+"""What the C library has by itself once a block of nearly 32 MB was freed."""
 _SHARE_OF_FREE = 0.8
-_SMALL_BLOCK, _LARGEST_SMALL_BLOCK = 2**20, 2**25
 
 
 def used_memory(process: int | str = "self") -> int:
@@ -73,18 +73,8 @@ def keeping() -> Iterator[None]:
     For work that takes and frees the same ones over and over, such as training, which the C library
     makes 4 to 13% slower by giving large ones back to the system (tiny, 2 cores).
     """
-    if (library := _glibc()) is not None:
-        library.mallopt(_MMAP_MAX, 0)
-        library.mallopt(_TRIM_THRESHOLD, -1)
-        library.mallopt(_TOP_PAD, _SMALL_BLOCK << 6)
-    try:
+    with _settings({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: 2**26}):
         yield
-    finally:
-        if library is not None:
-            library.mallopt(_MMAP_MAX, _USUAL_MMAP_MAX)
-            library.mallopt(_TOP_PAD, _USUAL_TOP_PAD)
-            _as_usual(library)
-        give_back()
 
 
 @contextlib.contextmanager
@@ -95,20 +85,25 @@ def giving_back() -> Iterator[None]:
     have the same size, and leaves gaps where they do not. It has one such setting for a process.
     """
     give_back()
-    if (library := _glibc()) is not None:
-        library.mallopt(_MMAP_THRESHOLD, _SMALL_BLOCK)
+    with _settings({_MMAP_THRESHOLD: 2**20}):
+        yield
+
+
+@contextlib.contextmanager
+def _settings(changes: dict[int, int]) -> Iterator[None]:
+    """Settings of mallopt, the usual ones after that, and what was freed goes back (glibc)."""
+    _set(changes)
     try:
         yield
     finally:
-        if library is not None:
-            _as_usual(library)
+        _set(_USUAL)
         give_back()
 
 
-def _as_usual(library: ctypes.CDLL) -> None:
-    """The thresholds that the C library sets itself once a block of nearly 32 MB was freed."""
-    library.mallopt(_MMAP_THRESHOLD, _LARGEST_SMALL_BLOCK)
-    library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_SMALL_BLOCK)
+def _set(settings: dict[int, int]) -> None:
+    if (library := _glibc()) is not None:
+        for name, value in settings.items():
+            library.mallopt(name, value)
 
 
 @functools.cache
