@@ -111,13 +111,12 @@ $(SETTINGS): $(CREATED) FORCE
 	  echo '$(PIP) install $(TORCH)'; \
 	  $(PIP) install $(TORCH) && rm -f kernels/*.so && echo "$(TORCH) $(FREQDIFF_BUILD)" > $@; }
 
-# Both installs build the extension. Once the development packages are there, each keeps them
-# up to date, so that one build serves both.
 $(RUN): $(SETTINGS) $(SOURCES)
-	$(PIP) install --no-build-isolation --editable '.[$(if $(wildcard $(DEV)),dev,io)]'
-	@touch $@ $(wildcard $(DEV))
+	$(PIP) install --no-build-isolation --editable '.[io]'
+	@touch $@
 
-$(DEV): $(SETTINGS) $(SOURCES)
-	$(PIP) install --no-build-isolation --editable '.[dev]'
+# The project is there, so this adds what the tests need and builds nothing again.
+$(DEV): $(RUN)
+	$(PIP) install 'freqdiff-deblur[dev]'
 	$(PIP) install --no-deps open-clip-torch  # for its vocabulary; it would pull in torchvision
-	@touch $@ $(RUN)
+	@touch $@

@@ -198,7 +198,7 @@ def settings_for(opened: OpenedImage, arguments: argparse.Namespace) -> Settings
     from blursynth.shot import Conditions
     from freqdiff.photo_exif import frame_ratio
 
-    height, width = opened.rgb.shape[-2:]
+    height, width = opened.size
     assert opened.photo is not None
     reading = read_camera(opened.photo)
     changes = {name: value for name in _CAMERA if (value := getattr(arguments, name)) is not None}

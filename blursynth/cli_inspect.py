@@ -84,7 +84,7 @@ def _inspect(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     assert opened.photo is not None
     settings = settings_for(opened, arguments)
     camera, conditions = settings.camera, settings.conditions
-    height, width = opened.rgb.shape[-2:]
+    height, width = opened.size
     measured = measure(opened.rgb[0]) if min(height, width) >= MIN_SIDE else None
     if arguments.psf:
         refuse_to_replace(arguments.psf, name, arguments.depth)

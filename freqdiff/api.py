@@ -150,6 +150,7 @@ def deblur(
         progress=progress,
         callback=callback,
         check=return_details,
+        keep_on_device=True,
     )
     details = dataclasses.replace(details, image=opened.restore(rgb))
     return details if return_details else details.image
@@ -169,11 +170,13 @@ def deblur_opened(
     progress: bool | None = None,
     callback: Callable[[int, int], None] | None = None,
     check: bool = False,
+    keep_on_device: bool = False,
 ) -> tuple[Tensor, Details]:
     """`deblur` for a picture that was opened already; for what writes its own files.
 
     Returns:
-        The result (B, 3, H, W) float32 in [0, 1], and details whose `image` is that tensor.
+        The result (B, 3, H, W) float32 in [0, 1], on the CPU or, with `keep_on_device`, where the
+        model is; and details whose `image` is that tensor.
     """
     if tile != "auto" and (not isinstance(tile, int) or tile < 1):
         raise InputError(f"tile is {tile!r}, expected 'auto' or a number of pixels.")
@@ -190,10 +193,10 @@ def deblur_opened(
             if callback is not None:
                 callback(done, total)
 
-        for frame in opened.rgb:
+        for index in range(opened.count):
             bar.reset()
             result = loaded.restore(
-                frame[None],
+                opened.frame(index, loaded.device),
                 steps=used_steps,
                 seed=seed,
                 tile=None if tile == "auto" else tile,
@@ -202,6 +205,7 @@ def deblur_opened(
                 check=check,
                 camera=settings,
                 callback=report,
+                keep_on_device=keep_on_device,
             )
             results.append(result)
     notes = opened.notes
@@ -233,7 +237,7 @@ def _settings(
     if camera is None:
         return None
     if camera == "exif":
-        height, width = opened.rgb.shape[-2:]
+        height, width = opened.size
         return torch.from_numpy(photo_vector(opened.exif, (width, height)))
     if not isinstance(camera, CameraSettings):
         raise InputError(f"camera is {camera!r}, expected 'exif', a blursynth.Camera or None.")

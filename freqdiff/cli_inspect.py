@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     facts = {
         "photo": arguments.photo,
-        "width": opened.rgb.shape[-1],
-        "height": opened.rgb.shape[-2],
+        "width": opened.size[1],
+        "height": opened.size[0],
         "model": model.name,
         "changed": details.changed,
         **summary(details.check),

@@ -135,11 +135,12 @@ class SharpBlock:
         for scene, seed in zip(self.scenes, self.seeds, strict=True):
             part = slice(first, first + len(scene.jpeg_quality))
             first = part.stop
-            image = self.crops[part].to(device).permute(0, 3, 1, 2).contiguous()
-            scene = scene.map(lambda value: value.to(device))
+            # Copies that wait would wait for what a GPU still has to do for the steps before.
+            image = self.crops[part].to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+            scene = scene.map(lambda value: value.to(device, non_blocking=True))
             generator = torch.Generator(device).manual_seed(seed)
             with torch.no_grad():
-                origin = self.origins[part].to(device)
+                origin = self.origins[part].to(device, non_blocking=True)
                 light = expose(image, scene, origin)
                 blurred = develop(light, scene, generator)
                 sharp = image[..., MARGIN:-MARGIN, MARGIN:-MARGIN]

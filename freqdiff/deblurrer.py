@@ -41,7 +41,7 @@ class FrameResult:
     """One deblurred frame.
 
     Attributes:
-        image: (1, 3, H, W) float32 on the CPU in [0, 1].
+        image: (1, 3, H, W) float32 in [0, 1], on the CPU unless it was asked to stay.
         changed_share: share of the photo that changed by at least 1 level of 255 in the mean of a
             cell of 16 px; 0 where the model had nothing to offer and `image` is the input.
         tiles: number of tiles.
@@ -120,6 +120,7 @@ class Deblurrer(nn.Module):
         solver: Solver = ddim,
         max_memory: int | None = None,
         callback: Callable[[int, int], None] | None = None,
+        keep_on_device: bool = False,
     ) -> FrameResult:
         """Deblur one photo.
 
@@ -141,6 +142,7 @@ class Deblurrer(nn.Module):
             solver: how to get from noise to a photo.
             callback: called with (tiles done, tiles in all) over all steps; what it raises ends
                 the work.
+            keep_on_device: leave the result where the weights are.
 
         Raises:
             InputError: a wrong shape or option, a tile too small for the model, or too little
@@ -211,7 +213,7 @@ class Deblurrer(nn.Module):
         share = float(changed_share(result, image))
         result = result if share else image.clone()
         checked = None if blur is None else self_check.check(image, result, blur)
-        kept = _to_cpu(result)
+        kept = result if keep_on_device else _to_cpu(result)
         seconds = time.perf_counter() - started
         return FrameResult(kept, share, first.tiles, seconds, checked)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -33,7 +34,6 @@ class OpenedImage:
     """A picture ready for the model, and the way back.
 
     Attributes:
-        rgb: (B, 3, H, W) float32 on the CPU in [0, 1], contiguous; grey has three equal channels.
         photo: the photo file, if a path was given.
         notes: conversions that were needed, for people.
         exif: the Exif block of a photo file or a Pillow image.
@@ -43,7 +43,6 @@ class OpenedImage:
             sRGB all the same.
     """
 
-    rgb: Tensor
     photo: Photo | None
     notes: tuple[str, ...]
     exif: bytes | None
@@ -52,6 +51,35 @@ class OpenedImage:
     _colour: Tensor
     _finish: Callable[[Tensor], ImageOutput]
 
+    @property
+    def count(self) -> int:
+        """B, number of pictures."""
+        return len(self._colour)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self._colour.shape[2:]
+        return height, width
+
+    @functools.cached_property
+    def rgb(self) -> Tensor:
+        """(B, 3, H, W) float32 on the CPU in [0, 1], contiguous; grey has three equal channels."""
+        rgb = _to_rgb(self._colour)
+        if self.linear:
+            for plane in rgb.flatten(0, 1):
+                plane.copy_(linear_to_srgb(plane))
+        return rgb
+
+    def frame(self, index: int, device: torch.device) -> Tensor:
+        """Picture `index` of ``rgb``, (1, 3, H, W), on a device.
+
+        Whole numbers go to a GPU as they are, which is a quarter of the bytes.
+        """
+        if device.type == "cpu" or self.linear:
+            return self.rgb[index : index + 1].to(device)
+        return _to_rgb(self._colour[index : index + 1].to(device))
+
     def restore(self, rgb: Tensor) -> ImageOutput:
         """Return ``rgb`` in the kind, sample type, device and layout of the opened picture.
 
@@ -59,7 +87,8 @@ class OpenedImage:
         gives a Pillow image for 8 bits, else an (H, W, C) array of uint16 or float32.
 
         Args:
-            rgb: (B, 3, H, W) of the same size as ``self.rgb``; values outside [0, 1] are clipped.
+            rgb: (B, 3, H, W) of the same size as ``self.rgb``, on any device; values outside [0, 1]
+                are clipped.
 
         Raises:
             InputError: another shape, or NaN or infinity.
@@ -78,22 +107,28 @@ class OpenedImage:
 
     def _to_colour(self, rgb: Tensor) -> Tensor:
         """Return (B, 1 or 3, H, W) in the sample type of the opened picture, on the CPU."""
-        if rgb.shape != self.rgb.shape:
+        expected = (self.count, 3, *self.size)
+        if rgb.shape != expected:
             raise InputError(
-                f"Expected a result of shape {tuple(self.rgb.shape)}, got {tuple(rgb.shape)}: "
+                f"Expected a result of shape {expected}, got {tuple(rgb.shape)}: "
                 "pass a picture of the same size as the opened one."
             )
-        rgb = rgb.detach().to("cpu", torch.float32)
+        rgb = rgb.detach().float()
         _check_finite(rgb, "the result")
         grey = self._colour.shape[1] == 1
         colour = _luma(rgb) if grey else rgb
         if (white := _WHITE.get(self._colour.dtype)) is not None:
+            if colour.device.type != "cpu":
+                light = srgb_to_linear(colour) if self.linear else colour
+                result = torch.empty_like(self._colour, device=colour.device)
+                return result.copy_((light * white).round_().clamp_(0, white)).cpu()
             result = torch.empty(colour.shape, dtype=self._colour.dtype)
             for picture, target in zip(colour, result, strict=True):
                 for plane, samples in zip(picture, target, strict=True):  # a float plane at a time
                     plane = srgb_to_linear(plane) if self.linear else plane
                     samples.copy_((plane * white).round_().clamp_(0, white))
             return result
+        colour = colour.cpu()
         result = colour.clamp(0, 1)
         result = (srgb_to_linear(result) if self.linear else result).to(self._colour.dtype)
         if self._colour.dtype == torch.float64 or self.linear:
@@ -139,9 +174,7 @@ def open_image(
 
 
 def _encoded(opened: OpenedImage) -> OpenedImage:
-    """A picture in linear light, put into the tone curve of sRGB in place."""
-    for plane in opened.rgb.flatten(0, 1):
-        plane.copy_(linear_to_srgb(plane))
+    """A picture in linear light, whose `rgb` gets the tone curve of sRGB."""
     notes = (*opened.notes, "linear light: worked on in the tone curve of sRGB")
     return dataclasses.replace(opened, notes=notes, profile=None, linear=True)
 
@@ -258,23 +291,16 @@ def _opened(
     icc: bytes | None = None,
 ) -> OpenedImage:
     """Check the values of ``colour`` (B, 1 or 3, H, W) and build the float picture."""
-    rgb = colour.expand(-1, 3, -1, -1).to(
-        torch.float32, copy=True, memory_format=torch.contiguous_format
-    )
-    if (white := _WHITE.get(colour.dtype)) is not None:
-        rgb.div_(white)
-    else:
-        low, high = _check_finite(rgb, name)
+    if colour.dtype not in _WHITE:
+        low, high = _check_finite(colour, name)
         if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
             raise InputError(
                 f"Expected float values in [0, 1] in {name}, got {low:g} to {high:g}: "
                 "divide by the white level, or clip highlights first."
             )
         if low < 0 or high > 1:
-            rgb.clamp_(0, 1)
             colour = colour.clamp(0, 1)
     opened = OpenedImage(
-        rgb=rgb,
         photo=photo,
         notes=notes,
         exif=exif,
@@ -284,6 +310,15 @@ def _opened(
         _finish=finish,
     )
     return _encoded(opened) if is_linear(icc) else opened
+
+
+def _to_rgb(colour: Tensor) -> Tensor:
+    """(B, 3, H, W) float32 in [0, 1], contiguous, in memory of its own."""
+    rgb = colour.expand(-1, 3, -1, -1).to(
+        torch.float32, copy=True, memory_format=torch.contiguous_format
+    )
+    white = _WHITE.get(colour.dtype)
+    return rgb if white is None else rgb.div_(white)
 
 
 def _check_alpha(alpha: NDArray[Any] | None, name: str) -> None:

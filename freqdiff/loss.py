@@ -35,13 +35,19 @@ def training_loss(
         anchor_only: the anchor's part alone.
     """
     y, x0, psf = pairs[:3]
+
+    def on_device(values: Tensor) -> Tensor:
+        # A GPU may still be working on the step before; a copy that waits would wait for that.
+        return values.to(y.device, non_blocking=True)
+
     t, a = diffusion.sample_timesteps(len(y), config.terminal_share, generator)
     seed = int(torch.randint(2**62, (), generator=generator))
-    on_device = torch.Generator(y.device).manual_seed(seed)
-    noise = torch.randn(y.shape, generator=on_device, device=y.device)
-    levels = a.to(y)[:, None, None, None]
+    source = torch.Generator(y.device).manual_seed(seed)
+    noise = torch.randn(y.shape, generator=source, device=y.device)
+    signal = on_device(a.float())
+    levels = signal[:, None, None, None]
     x_t = levels * x0 + (1 - levels**2).clamp_min(0).sqrt() * noise
-    inputs = [None if anchor_only else x_t, t.to(y.device), y]
+    inputs = [None if anchor_only else x_t, on_device(t), y]
     if model_config.camera:
         inputs.append(_forget(pairs.camera, config.camera_dropout, generator))
     prediction = model(*inputs)
@@ -57,12 +63,12 @@ def training_loss(
         total = (weight * error).mean() + config.psf_loss * entropy
     if prediction.x0 is None:
         return total
-    scale = diffusion.coefficients(model_config.objective, a, r).scale.abs().to(y.device)
+    scale = on_device(diffusion.coefficients(model_config.objective, a, r).scale.abs())
     error = (prediction.x0.float() - x0) / scale.clamp_min(1e-4)  # the error of F
     # With more signal in x_t the loss is that of removing its noise, whatever the blur.
-    weight = torch.where(a.to(y) == 0, weight, weight.clamp(max=1))
+    weight = torch.where(signal == 0, weight, weight.clamp(max=1))
     total = total + (weight * _power(error)).mean()
-    high = (t >= 600).to(y)
+    high = on_device((t >= 600).float())
     spectrum: Tensor = torch.fft.rfft2(error, norm="ortho").abs().mean((1, 2, 3))
     return total + config.spectral_loss * (high * weight.sqrt() * spectrum).mean()
 
@@ -71,7 +77,7 @@ def _forget(camera: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Settings (B, 6) of which some are not known: of a photo all of them, of the others some."""
     chance = torch.rand((len(camera), 1 + camera.shape[1]), generator=generator) < share
     forgotten = chance[:, :1] | chance[:, 1:]
-    return camera.masked_fill(forgotten.to(camera.device), math.nan)
+    return camera.masked_fill(forgotten.to(camera.device, non_blocking=True), math.nan)
 
 
 def _power(values: Tensor) -> Tensor:

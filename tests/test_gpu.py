@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from toys import TOY, photo, random_denoiser
 
 from freqdiff.data import DataConfig
 from freqdiff.deblurrer import Deblurrer
+from freqdiff.images import open_image
 from freqdiff.train import TrainConfig, Training
 
 pytestmark = [
@@ -25,6 +27,29 @@ def test_deblurring_on_a_gpu_agrees_with_the_cpu(steps: int) -> None:
     # bf16 has 8 bits of precision, and every step rounds again.
     scale = float((expected - image).abs().max())
     assert float((result - expected).abs().max()) <= 2**-6 * scale * steps + 1e-3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("linear", [False, True])
+def test_pictures_go_to_a_gpu_and_come_back(dtype: type, channels: int, linear: bool) -> None:
+    samples = np.random.default_rng(0).random((37, 50, channels))
+    whole = np.issubdtype(dtype, np.integer)
+    array = (
+        np.round(samples * np.iinfo(dtype).max).astype(dtype) if whole else samples.astype(dtype)
+    )
+    opened = open_image(array, linear=linear)
+    frame = opened.frame(0, torch.device("cuda"))
+    torch.testing.assert_close(frame.cpu(), opened.rgb, rtol=0, atol=1e-6)
+    same = opened.restore(frame)
+    assert isinstance(same, np.ndarray)
+    assert same.dtype == array.dtype
+    assert same.flags.c_contiguous
+    if dtype == np.uint8 or not linear:
+        np.testing.assert_allclose(same, array, rtol=0, atol=0 if whole else 1e-6)
+    else:  # the curves of GPU and CPU round differently
+        step = 2 if whole else 1e-5
+        np.testing.assert_allclose(same.astype(float), array.astype(float), rtol=0, atol=step)
 
 
 def test_training_on_a_gpu_resumes_exactly(tmp_path: Path) -> None:

@@ -41,11 +41,12 @@ def watch(run: Training, until: int | None = None) -> list[tuple[torch.Tensor, f
     """Train, and die before step `until`; returns the blurred crops and the losses."""
     seen, advance = [], run._advance
 
-    def watched(some: list[Pairs]) -> float:
+    def watched(some: list[Pairs]) -> torch.Tensor:
         if run.step == until:
             raise KeyboardInterrupt
-        seen.append((some[0].blurred.clone(), advance(some)))
-        return seen[-1][1]
+        total = advance(some)
+        seen.append((some[0].blurred.clone(), float(total)))
+        return total
 
     run._advance = watched
     try:

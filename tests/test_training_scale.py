@@ -46,7 +46,7 @@ def test_accumulated_batches_are_one_large_batch(
     some = next(parts._batches())
     whole = begin(tmp_path, photos)
     together = Pairs(*(torch.cat(values) for values in zip(*some, strict=True)))
-    losses = [whole._advance([together]), parts._advance(some)]
+    losses = [float(whole._advance([together])), float(parts._advance(some))]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     gradients = [
         torch.cat([value.grad.flatten() for value in one.model.parameters()])

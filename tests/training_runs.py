@@ -26,11 +26,12 @@ def run(training: Training, until: int | None = None) -> list[float]:
     """Train, and die without warning before step `until`; returns the losses."""
     losses, advance = [], training._advance
 
-    def watched(some: list[Pairs]) -> float:
+    def watched(some: list[Pairs]) -> Tensor:
         if training.step == until:
             raise KeyboardInterrupt
-        losses.append(advance(some))
-        return losses[-1]
+        total = advance(some)
+        losses.append(float(total))
+        return total
 
     training._advance = watched  # type: ignore[method-assign]
     try:
