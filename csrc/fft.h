@@ -52,6 +52,33 @@ FREQDIFF_INLINE void twiddle(Complex<S>& a) {
   }
 }
 
+// a, b = a + w b, a - w b with w = exp(-2 pi i K / N). With the larger part of w taken out, each of
+// the six operations is one multiplication fused with one addition.
+template <int K, int N, typename S>
+FREQDIFF_INLINE void butterfly(Complex<S>& a, Complex<S>& b) {
+  constexpr double c = cosine64(K * (64 / N)), s = cosine64(K * (64 / N) - 16);
+  static_assert(0 <= K && 2 * K < N);
+  constexpr bool more_real = c * c >= s * s;
+  constexpr S scale = S(more_real ? c : s), ratio = S(more_real ? s / c : c / s);
+  Complex<S> turned;
+  if constexpr (K == 0) {
+    turned = b;
+  } else if constexpr (4 * K == N) {
+    turned = {b.im, -b.re};
+  } else if constexpr (more_real) {
+    turned = {b.re + b.im * ratio, b.im - b.re * ratio};
+  } else {
+    turned = {b.im + b.re * ratio, b.im * ratio - b.re};
+  }
+  if constexpr (4 * K % N == 0) {
+    b = {a.re - turned.re, a.im - turned.im};
+    a = {a.re + turned.re, a.im + turned.im};
+  } else {
+    b = {a.re - turned.re * scale, a.im - turned.im * scale};
+    a = {a.re + turned.re * scale, a.im + turned.im * scale};
+  }
+}
+
 template <typename S>
 FREQDIFF_INLINE void dft4(Complex<S>& a0, Complex<S>& a1, Complex<S>& a2, Complex<S>& a3) {
   const Complex<S> even{a0.re + a2.re, a0.im + a2.im},
@@ -61,6 +88,18 @@ FREQDIFF_INLINE void dft4(Complex<S>& a0, Complex<S>& a1, Complex<S>& a2, Comple
   a2 = {even.re - odd.re, even.im - odd.im};
   a1 = {even_difference.re + odd_difference.im, even_difference.im - odd_difference.re};
   a3 = {even_difference.re - odd_difference.im, even_difference.im + odd_difference.re};
+}
+
+// Of the points a[j] exp(-2 pi i J j / N), in place.
+template <int J, int N, typename S>
+FREQDIFF_INLINE void twiddled_dft4(Complex<S>* a) {
+  butterfly<2 * J, N, S>(a[0], a[2]);
+  butterfly<2 * J, N, S>(a[1], a[3]);
+  butterfly<J, N, S>(a[0], a[1]);
+  butterfly<J + N / 4, N, S>(a[2], a[3]);
+  const Complex<S> second = a[1];
+  a[1] = a[2];
+  a[2] = second;
 }
 
 // In place, results in natural order.
@@ -74,10 +113,9 @@ FREQDIFF_INLINE void small_dft(Complex<S>* a) {
     dft4<S>(a[1], a[3], a[5], a[7]);
     Complex<S> result[8];
     static_for<0, 4>([&](auto k) __attribute__((always_inline)) {
-      twiddle<k, 8, S>(a[2 * k + 1]);
-      const Complex<S> even = a[2 * k], odd = a[2 * k + 1];
-      result[k] = {even.re + odd.re, even.im + odd.im};
-      result[k + 4] = {even.re - odd.re, even.im - odd.im};
+      butterfly<k, 8, S>(a[2 * k], a[2 * k + 1]);
+      result[k] = a[2 * k];
+      result[k + 4] = a[2 * k + 1];
     });
     static_for<0, 8>([&](auto k) __attribute__((always_inline)) { a[k] = result[k]; });
   }
@@ -99,14 +137,18 @@ FREQDIFF_INLINE void fft(Read&& read, Write&& write) {
       });
       small_dft<R, S>(a);
       static_for<0, R>([&](auto k) __attribute__((always_inline)) {
-        twiddle<j * k, N, S>(a[k]);
+        if constexpr (M != 4) twiddle<j * k, N, S>(a[k]);
         middle[k * M + j] = a[k];
       });
     });
   }
   static_for<0, R>([&](auto k) __attribute__((always_inline)) {
     Complex<S>* a = middle + k * M;
-    small_dft<M, S>(a);
+    if constexpr (M == 4) {
+      twiddled_dft4<k, N, S>(a);
+    } else {
+      small_dft<M, S>(a);
+    }
     static_for<0, M>([&](auto m) __attribute__((always_inline)) {
       write(std::integral_constant<int, k + R * m>{}, a[m]);
     });

@@ -49,6 +49,28 @@ FilledBands<P> filled_bands(const std::vector<int>& bands, int total) {
   return filled;
 }
 
+// Powers of the entries of the thread's two rows, mirrored ones counted.
+template <int P, typename S>
+__device__ __forceinline__ void write_powers(const SpectrumThread<P, S>& part,
+                                             const Complex<S>* first, const Complex<S>* second,
+                                             S* powers) {
+  constexpr int kHalf = P / 2, kRow = kHalf + 1;
+  S* first_row = powers + part.first_row() * kRow;
+  S* second_row = powers + part.second_row() * kRow;
+  const auto power = [](const Complex<S>& x) { return fma(x.re, x.re, x.im * x.im); };
+  const Complex<S>&a = first[0], &b = second[0];
+  // The slots v = 0 hold real pairs in thread 0, else X(u, 0) and X(P - u, P / 2).
+  const bool real = part.thread == 0;
+  first_row[0] = real ? a.re * a.re : power(a);
+  second_row[0] = real ? b.re * b.re : power(a);
+  first_row[kHalf] = real ? a.im * a.im : power(b);
+  second_row[kHalf] = real ? b.im * b.im : power(b);
+  static_for<1, kHalf>([&](auto v) {
+    first_row[v] = S(2) * power(first[v]);
+    second_row[v] = S(2) * power(second[v]);
+  });
+}
+
 template <int P, typename S>
 __global__ void __launch_bounds__(kSpectrumThreads<P, S>)
     band_gradients_kernel(SpectrumJob<S> job, BandGradient<S> from, FilledBands<P> filled) {
@@ -60,7 +82,7 @@ __global__ void __launch_bounds__(kSpectrumThreads<P, S>)
     entries[i] = filled.entries[i];
   }
   __syncthreads();
-  const SpectrumThread<P, S> part(job, shared, int(blockIdx.x));
+  const SpectrumThread<P, S> part(job, shared, blockIdx.x);
   S* powers = reinterpret_cast<S*>(part.shared);
   Complex<S> q[P], first[kHalf], second[kHalf];
   part.transform(q);

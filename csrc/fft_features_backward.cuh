@@ -72,7 +72,7 @@ __device__ __forceinline__ void slot_gradients(const SpectrumThread<P, S>& part,
 template <int P, typename S>
 __global__ void __launch_bounds__(kSpectrumThreads<P, S>)
     window_gradients_kernel(SpectrumJob<S> job, FeatureGradient<S> from) {
-  const SpectrumThread<P, S> part(job, dynamic_shared<Complex<S>>(), int(blockIdx.x));
+  const SpectrumThread<P, S> part(job, dynamic_shared<Complex<S>>(), blockIdx.x);
   Complex<S> q[P], first[P / 2], second[P / 2];
   part.transform(q);
   part.slots(q, first, second);

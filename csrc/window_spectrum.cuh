@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 #include <utility>
@@ -21,6 +22,21 @@ using Vec = S;
 #include "fft.h"
 #undef FREQDIFF_INLINE
 
+// Division of numbers below 2^31 by a number that is known before the launch.
+struct Divisor {
+  uint32_t multiplier;
+  int32_t shift;
+
+  Divisor() = default;
+  explicit Divisor(int32_t divisor) : shift(31) {
+    while (int64_t(1) << (shift - 31) < divisor) ++shift;
+    multiplier = uint32_t(((uint64_t(1) << shift) + uint64_t(divisor) - 1) / uint64_t(divisor));
+  }
+  __device__ __forceinline__ int quotient(int number) const {
+    return int(uint64_t(uint32_t(number)) * multiplier >> shift);
+  }
+};
+
 template <typename S>
 struct SpectrumJob {
   const void* image;  // (batch, 3, height, width), strides in elements
@@ -28,10 +44,12 @@ struct SpectrumJob {
   int64_t stride_batch, stride_colour, stride_row, stride_column;
   int32_t height, width, stride;
   int32_t token_rows, token_columns, tokens;
-  int32_t planes, colours;  // planes of the result, colours that make one of them
-  bool pairs;               // two adjacent pixels can be loaded at once
-  S colour_weights[3];      // of each colour in its plane, with the unit of the pixels
-  S taper[64];              // one axis
+  Divisor by_rows, by_columns;  // of tokens
+  int32_t planes, colours;      // planes of the result (1 or 3), colours that make one of them
+  bool pairs;                   // two adjacent pixels can be loaded at once
+  bool flat;                    // the taper is 1
+  S colour_weights[3];          // half of each colour in its plane, with the unit of the pixels
+  S taper[64];                  // one axis
 };
 
 struct SpectrumImage {
@@ -59,6 +77,8 @@ SpectrumJob<S> make_spectrum_job(const SpectrumImage& image, int window, int str
   job.token_rows = job.height / stride;
   job.token_columns = job.width / stride;
   job.tokens = int32_t(image.sizes[0] * job.token_rows * job.token_columns);
+  job.by_rows = Divisor(std::max(job.token_rows, 1));
+  job.by_columns = Divisor(std::max(job.token_columns, 1));
   job.planes = rgb ? 3 : 1;
   job.colours = rgb ? 1 : 3;
   const uintptr_t pair = 2 * uintptr_t(bytes_of(image.dtype));
@@ -66,7 +86,8 @@ SpectrumJob<S> make_spectrum_job(const SpectrumImage& image, int window, int str
   for (int i = 0; i < 3; ++i) job.pairs = job.pairs && image.strides[i] % 2 == 0;
   const double unit = image.dtype == Dtype::kUint8 ? 1.0 / 255.0 : 1.0,
                luma[] = {0.299, 0.587, 0.114};
-  for (int i = 0; i < 3; ++i) job.colour_weights[i] = S(rgb ? unit : luma[i] * unit);
+  for (int i = 0; i < 3; ++i) job.colour_weights[i] = S(0.5 * unit * (rgb ? 1 : luma[i]));
+  job.flat = !hann;
   for (int n = 0; n < window; ++n) {
     job.taper[n] =
         hann ? S(0.5 - 0.5 * std::cos(2 * 3.14159265358979323846 * (n + 0.5) / window)) : S(1);
@@ -84,8 +105,8 @@ constexpr int kSpectrumThreads = P <= 16 || (P == 32 && sizeof(S) == 4) ? 128
                                  : P == 32 || sizeof(S) == 4            ? 64
                                                                         : 32;
 
-template <int P, typename S>
-constexpr int kBlockWindows = kSpectrumThreads<P, S> / (P / 2);
+template <int P, typename S, int kThreads = kSpectrumThreads<P, S>>
+constexpr int kBlockWindows = kThreads / (P / 2);
 
 template <int P, typename S>
 constexpr size_t kSpectrumBytes =
@@ -101,8 +122,8 @@ struct alignas(2 * sizeof(T)) TwoPixels {
   T a, b;
 };
 
-// The part of a thread in one window of one plane.
-template <int P, typename S>
+// The part of a thread in one window of one plane, in a block of kThreads.
+template <int P, typename S, int kThreads = kSpectrumThreads<P, S>>
 struct SpectrumThread {
   static constexpr int kHalf = P / 2, kPitch = kSpectrumPitch<P>;
   const SpectrumJob<S>& job;
@@ -113,20 +134,25 @@ struct SpectrumThread {
   Complex<S>* shared;    // of the window: row u holds all x
 
   __device__ __forceinline__ SpectrumThread(const SpectrumJob<S>& job, Complex<S>* block_shared,
-                                            int group)
-      : job(job) {
-    const int window = int(threadIdx.x) / kHalf;
-    thread = int(threadIdx.x) % kHalf;
-    plane = group % job.planes;
-    token = group / job.planes * kBlockWindows<P, S> + window;
+                                            int group, int plane)
+      : job(job), plane(plane) {
+    const int window = int(threadIdx.x / kHalf);
+    thread = int(threadIdx.x % kHalf);
+    token = group * kBlockWindows<P, S, kThreads> + window;
     valid = token < job.tokens;
     token = min(token, job.tokens - 1);
-    const int margin = (P - job.stride) / 2, row = token / job.token_columns;
+    const int margin = (P - job.stride) >> 1, row = job.by_columns.quotient(token);
     left = (token - row * job.token_columns) * job.stride - margin;
-    batch = row / job.token_rows;
+    batch = job.by_rows.quotient(row);
     top = (row - batch * job.token_rows) * job.stride - margin;
     shared = block_shared + window * (kHalf * kPitch);
   }
+
+  // The planes of the same windows one after another.
+  __device__ __forceinline__ SpectrumThread(const SpectrumJob<S>& job, Complex<S>* block_shared,
+                                            unsigned block)
+      : SpectrumThread(job, block_shared, int(job.planes == 1 ? block : block / 3),
+                       int(job.planes == 1 ? 0 : block % 3)) {}
 
   __device__ __forceinline__ TwoNumbers<S>& pair(int row, int number) const {
     return reinterpret_cast<TwoNumbers<S>*>(shared + row * kPitch)[number];
@@ -141,7 +167,8 @@ struct SpectrumThread {
     return (int64_t(token) * job.planes + plane) * count;
   }
 
-  // The two columns of this thread, weighted along x.
+  // The two columns of this thread, weighted along x. Half of them: separating what was packed then
+  // needs no factor.
   __device__ __forceinline__ void load(Complex<S>* z) const {
     const bool inside = top >= 0 && left >= 0 && top + P <= job.height && left + P <= job.width;
     const int64_t image = batch * job.stride_batch + plane * job.stride_colour;
@@ -149,8 +176,11 @@ struct SpectrumThread {
     for (int y = 0; y < P; ++y) z[y] = {S(0), S(0)};
 #pragma unroll 1
     for (int colour = 0; colour < job.colours; ++colour) {
-      const S weight = job.colour_weights[colour];
-      const S first = weight * job.taper[2 * thread], second = weight * job.taper[2 * thread + 1];
+      S first = job.colour_weights[colour], second = first;
+      if (!job.flat) {
+        first *= job.taper[2 * thread];
+        second *= job.taper[2 * thread + 1];
+      }
       const int64_t base = image + colour * job.stride_colour;
       with_type_of<S>(job.dtype, [&](auto type) {
         using T = decltype(type);
@@ -199,18 +229,25 @@ struct SpectrumThread {
     }
   }
 
-  // From pixels to the spectrum q of the thread's row. The window is rolled by half its size, which
-  // multiplies the spectrum by (-1)^(u+v). Half the taper: separating what was packed then needs no
-  // factor.
+  // From pixels to the spectrum q of the thread's row.
   __device__ __forceinline__ void transform(Complex<S>* q) const {
-    Complex<S> z[P], column[P];
+    Complex<S> z[P];
     load(z);
-    static_for<0, P>([&](auto y) {
-      const S weight = S(0.5) * job.taper[y];
-      z[y] = {z[y].re * weight, z[y].im * weight};
-    });
+    if (!job.flat) {
+      static_for<0, P>([&](auto y) { z[y] = {z[y].re * job.taper[y], z[y].im * job.taper[y]}; });
+    }
+    transform_columns(z, S(0), q);
+  }
+
+  // The same from the thread's columns. The window is rolled by half its size, which multiplies the
+  // spectrum by (-1)^(u+v). All numbers may be too large by `excess`: if they are whole, sums that
+  // it is in are exact, and only that of a whole column keeps it.
+  __device__ __forceinline__ void transform_columns(const Complex<S>* z, S excess,
+                                                    Complex<S>* q) const {
+    Complex<S> column[P];
     fft<P, S>([&](auto i) { return z[(i + kHalf) % P]; },
               [&](auto k, const Complex<S>& value) { column[k] = value; });
+    column[0] = {column[0].re - S(P) * excess, column[0].im - S(P) * excess};
     __syncwarp();
     pair(0, thread) = {{column[0].re, column[kHalf].re}, {column[0].im, column[kHalf].im}};
     static_for<1, kHalf>([&](auto u) {

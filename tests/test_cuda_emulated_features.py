@@ -150,6 +150,41 @@ def test_bands(library: Library, window: int, layout: str) -> None:
         torch.testing.assert_close(same, exact)
 
 
+@pytest.mark.parametrize("layout", ["luma", "rgb"])
+@pytest.mark.parametrize("taper", ["none", "hann"])
+@pytest.mark.parametrize("window", [8, 16, 32, 64])
+def test_bands_of_bytes(library: Library, window: int, taper: str, layout: str) -> None:
+    """Of windows that lie side by side, whose rows are loaded whole, and of others."""
+    columns = 3 if window == 64 else 5
+    roomy = photo(2, 3, 2 * window, (columns + 1) * window, dtype=torch.uint8)
+    for image, stride in (
+        (library.guarded(roomy[..., window:]), window),
+        (roomy[..., window:], window),
+        (roomy[..., 4 : 4 + columns * window], window // 2),
+        (roomy[..., 2 : 2 + columns * window], window),
+    ):
+        options = (window, stride, taper, layout)
+        exact = reference.fft_bands(in_float64(image), *options, 4, 8, torch.float64)
+        for dtype in (torch.float32, torch.bfloat16):
+            result = bands(library, image, options, 4, 8, dtype)
+            expected = reference.fft_bands(image, *options, 4, 8, dtype)
+            rounding = torch.finfo(dtype).eps / 2
+            assert error(result, exact) <= 2 * error(expected, exact) + rounding
+
+
+def test_bands_of_many_windows_and_odd_numbers_of_bands(library: Library) -> None:
+    image, options = photo(2, 3, 48, 16 * 19, dtype=torch.uint8), (16, 16, "none", "rgb")
+    for counts in ((4, 8), (1, 1), (3, 5), (7, 6), (5, 8), (20, 13)):
+        exact = reference.fft_bands(in_float64(image), *options, *counts, torch.float64)
+        for dtype in (torch.float32, torch.float16):
+            result = bands(library, image, options, *counts, dtype)
+            expected = reference.fft_bands(image, *options, *counts, dtype)
+            rounding = torch.finfo(dtype).eps / 2
+            assert error(result, exact) <= 2 * error(expected, exact) + rounding
+            later = bands(library, image[1:], options, *counts, dtype)
+            assert torch.equal(later, result[1:])
+
+
 def test_more_bands_than_one_launch_takes(library: Library) -> None:
     image = photo(2, 3, 16, 16, dtype=torch.uint8)
     for dtype in (torch.float32, torch.bfloat16):

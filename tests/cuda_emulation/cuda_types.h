@@ -171,4 +171,12 @@ inline unsigned __float2uint_rn(float value) {
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __clz(int value) { return value ? __builtin_clz(unsigned(value)) : 32; }
 inline int __ffs(int value) { return __builtin_ffs(value); }
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const uint64_t bytes = uint64_t(b) << 32 | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= unsigned(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  }
+  return result;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
