@@ -8,14 +8,15 @@ constexpr int kForwardQueries = 16;
 // In the backward their logits and gradients stay in the second level.
 constexpr int kBackwardQueries = 64;
 
-// Memory of one thread, kept between calls and handed out piece by piece. The address sanitizer
-// guards the end of every piece.
+// Memory of one thread, kept between calls and handed out in at most 32 pieces. The address
+// sanitizer guards the end of every piece.
 template <typename S>
 class Scratch {
  public:
   ~Scratch() { release(); }
+  // `count`: the sum of what all pieces hold.
   void reserve(int64_t count) {
-    count += kPieces * kGap;
+    count += kPieces * (kUnit + kGap);
     if (count > size_) {
       release();
       data_ = static_cast<S*>(::operator new(size_t(count) * sizeof(S), std::align_val_t(64)));
@@ -28,18 +29,20 @@ class Scratch {
     const Matrix<S> piece{data_ + used_, pitch};
     const int64_t end = used_ + rows * pitch;
     used_ += rounded(rows * pitch) + kGap;
+    if (used_ > size_) std::abort();  // more pieces than were reserved
     guard(end, used_, true);
     return piece;
   }
-  static int64_t rounded(int64_t count) { return (count + 15) / 16 * 16; }
+  static int64_t rounded(int64_t count) { return (count + kUnit - 1) / kUnit * kUnit; }
 
  private:
+  static constexpr int64_t kUnit = 16, kPieces = 32;
   void release() {
     guard(0, size_, false);
     if (data_) ::operator delete(data_, std::align_val_t(64));
   }
 #if defined(__SANITIZE_ADDRESS__)
-  static constexpr int64_t kGap = 16, kPieces = 32;
+  static constexpr int64_t kGap = 16;
   void guard(int64_t begin, int64_t end, bool closed) {
     if (closed) {
       __asan_poison_memory_region(data_ + begin, size_t(end - begin) * sizeof(S));
@@ -48,7 +51,7 @@ class Scratch {
     }
   }
 #else
-  static constexpr int64_t kGap = 0, kPieces = 0;
+  static constexpr int64_t kGap = 0;
   void guard(int64_t, int64_t, bool) {}
 #endif
   S* data_ = nullptr;
@@ -194,9 +197,9 @@ void attention_forward(const AttentionJob& job, int64_t begin, int64_t end) {
   thread_local Scratch<S> scratch;
   const int queries = job.padded_queries(kLanes), keys = job.padded_keys(kLanes);
   const int depth = job.padded_depth(kLanes), pitch = job.key_pitch(kLanes);
-  scratch.reserve(Scratch<S>::rounded(int64_t(queries) * (depth + 1)) +
+  scratch.reserve(int64_t(queries) * (depth + 1) +
                   int64_t(depth) * (pitch + 2 * std::max(keys, queries) + kForwardQueries) +
-                  int64_t(kForwardQueries) * pitch + keys + 128);
+                  int64_t(kForwardQueries) * pitch + keys);
   const Matrix<S> q = scratch.take(queries, depth), k = scratch.take(depth, pitch),
                   v = scratch.take(keys, depth), logits = scratch.take(kForwardQueries, pitch),
                   sums = scratch.take(kForwardQueries, depth);

@@ -65,7 +65,7 @@ class AttentionBackward {
     const int most = std::max(queries_, keys_);
     scratch.reserve(int64_t(depth_) * (2 * pitch_ + 3 * queries_ + 3 * keys_ + most) +
                     int64_t(pitch_) * (2 * group_ + (job.bias ? queries_ : 0)) + 2 * queries_ +
-                    keys_ + 256);
+                    keys_);
     q_ = scratch.take(queries_, depth_);
     grad_ = scratch.take(queries_, depth_);
     q_grad_ = scratch.take(queries_, depth_);

@@ -203,8 +203,7 @@ void filter_tiles(const FilterJob& job, int64_t begin, int64_t end) {
   const int64_t pitch = ((padded_width + border + kLine - 1) / kLine | 1) * kLine;
   thread_local Scratch<S> scratch;
   thread_local Scratch<int32_t> offsets;
-  scratch.reserve(patch_rows * pitch + 3 * padded_width + 6 * most_taps +
-                  Scratch<S>::rounded(job.side));
+  scratch.reserve(patch_rows * pitch + 3 * padded_width + 6 * most_taps + job.side);
   offsets.reserve(most_taps);
   const Matrix<S> patch = scratch.take(patch_rows, pitch);
   const Matrix<S> lines = scratch.take(2, padded_width);
