@@ -18,10 +18,16 @@ inline bool has_halo_tiles(const HaloJob& job) {
          (job.window == 8 || job.window == 16);
 }
 
-// Tiles of 16 rows that a warp works on at once. Two where the registers allow it: each fragment of
-// keys then serves two products (what H100's ratio of shared memory to tensor cores asks for; not
-// timed).
-constexpr int forward_tiles(int depth) { return depth == 128 ? 1 : 2; }
+// Whether strides in bytes fit in 32 bits, as those kernels want it.
+inline bool has_short_strides(const HaloJob& job) {
+  const double row = double(job.width) * job.heads * job.depth;
+  for (const HaloTensor* x : {&job.q, &job.k, &job.v, &job.grad, &job.out}) {
+    if (max(double(x->row), double(x->column)) >= 1 << 30) return false;
+  }
+  return row < 1 << 30;
+}
+
+// Tiles of 16 rows that a warp works on at once; see forward_tiles.
 constexpr int query_grad_tiles(int depth) { return depth == 32 ? 2 : 1; }
 
 // Cuts up a launch with `rows` queries per CTA.
@@ -35,10 +41,10 @@ inline HaloPlan plan_halo(const HaloJob& job, int rows) {
   // Keys and values of one row.
   const int row_bytes = plan.pitch * job.depth * 4;
   // Enough in flight per stage, and three or more CTAs per multiprocessor of an H100; not timed.
-  constexpr int kStageBytes = 16 << 10;
+  constexpr int kChunkBytes = 16 << 10;
   // Whole steps of 4 tiles.
   const int unit = plan.tiles % 4 == 0 ? 1 : plan.tiles % 2 == 0 ? 2 : 4;
-  plan.chunk_rows = max(kStageBytes / row_bytes / unit * unit, unit);
+  plan.chunk_rows = max(kChunkBytes / row_bytes / unit * unit, unit);
   // At least two chunks, so that work begins while the second is on its way.
   plan.chunk_rows = min(plan.chunk_rows, (job.side() / 2 + unit - 1) / unit * unit);
   plan.places = (plan.chunk_rows * plan.tiles + 3) / 4 * 4;
@@ -53,12 +59,32 @@ inline HaloPlan plan_halo(const HaloJob& job, int rows) {
 // The number of CTAs along grid.x has this limit.
 constexpr int64_t kMaxCtas = 0x7fffffff;
 
+// False where the kernel would need more shared memory or CTAs than there are.
+template <typename T, int D, int W>
+bool launch_halo_forward(const HaloJob& job, size_t max_shared, cudaStream_t stream,
+                         cudaError_t& error) {
+  constexpr int MT = forward_tiles(D), kRows = 64 * MT, kGroup = halo_group(W, kRows);
+  constexpr int kTileBytes = 2 * 16 * kTilePieces<D>;
+  HaloRing ring{};
+  ring.scale = float(job.scale);
+  ring.factor = float(1.0 / job.scale);
+  ring.columns = (kGroup - 1) * W / 8 + (job.side() + 7) / 8;
+  ring.chunk = min(most_tiles<D>(kGroup), ring.columns);
+  const size_t bytes = size_t(kRows) * D * 2 + size_t(kStages) * ring.chunk * kTileBytes +
+                       (job.bias ? pair_bytes<W>(job.span()) : 0);
+  const int64_t ctas = int64_t(job.batch) * job.rows() * ((job.columns() + kGroup - 1) / kGroup) *
+                       job.heads * halo_split(W, kRows);
+  if (bytes > max_shared || ctas > kMaxCtas) return false;
+  auto* kernel = job.bias ? &halo_forward<T, D, MT, W, true> : &halo_forward<T, D, MT, W, false>;
+  error = launch(kernel, dim3(unsigned(ctas)), kHaloThreads, bytes, stream, job, ring);
+  return true;
+}
+
 template <typename T, int D>
-cudaError_t launch_halo_forward(const HaloJob& job, const HaloPlan& plan, cudaStream_t stream) {
-  constexpr int MT = forward_tiles(D);
-  auto* kernel = job.bias ? &halo_forward<T, D, MT, true> : &halo_forward<T, D, MT, false>;
-  return launch(kernel, dim3(unsigned(plan.ctas)), kHaloThreads, plan.shared_bytes, stream, job,
-                plan);
+bool launch_halo_forward(const HaloJob& job, size_t max_shared, cudaStream_t stream,
+                         cudaError_t& error) {
+  return job.window == 8 ? launch_halo_forward<T, D, 8>(job, max_shared, stream, error)
+                         : launch_halo_forward<T, D, 16>(job, max_shared, stream, error);
 }
 
 template <typename T>
@@ -91,12 +117,12 @@ inline cudaError_t attention_forward(const HaloJob& job, size_t max_shared, cuda
   return with_halo_type(job.dtype, [&](auto type) {
     using T = decltype(type);
     if constexpr (sizeof(T) == 2) {
-      if (has_halo_tiles(job)) {
-        const HaloPlan plan = plan_halo(job, 64 * forward_tiles(job.depth));
-        if (plan.shared_bytes <= max_shared && plan.ctas <= kMaxCtas) {
-          if (job.depth == 32) return launch_halo_forward<T, 32>(job, plan, stream);
-          if (job.depth == 64) return launch_halo_forward<T, 64>(job, plan, stream);
-          return launch_halo_forward<T, 128>(job, plan, stream);
+      cudaError_t error = cudaSuccess;
+      if (has_halo_tiles(job) && has_short_strides(job)) {
+        if (job.depth == 32   ? launch_halo_forward<T, 32>(job, max_shared, stream, error)
+            : job.depth == 64 ? launch_halo_forward<T, 64>(job, max_shared, stream, error)
+                              : launch_halo_forward<T, 128>(job, max_shared, stream, error)) {
+          return error;
         }
       }
     }
@@ -117,7 +143,7 @@ inline HaloGradPlan plan_halo_grad(const HaloJob& job, size_t max_shared) {
   HaloGradPlan plan{};
   const int64_t span2 = int64_t(job.span()) * job.span();
   const int64_t blocks = int64_t(job.batch) * job.rows() * job.columns();
-  if (has_halo_tiles(job)) {
+  if (has_halo_tiles(job) && has_short_strides(job)) {
     const int rows = 64 * query_grad_tiles(job.depth);
     const size_t table = size_t(span2 + kTablePadding) * 4;
     plan.query = plan_halo(job, rows);

@@ -51,15 +51,17 @@ struct HaloJob {
 struct HaloItem {
   int part, head, column, row, batch;
 
-  __device__ __forceinline__ HaloItem(const HaloJob& job, int64_t index, int split, int columns) {
-    part = int(index % split);
-    index /= split;
-    head = int(index % job.heads);
-    index /= job.heads;
-    column = int(index % columns);
-    index /= columns;
-    row = int(index % job.rows());
-    batch = int(index / job.rows());
+  // 32 bits where they suffice: divisions of 64 take hundreds of instructions.
+  template <typename Index>
+  __device__ __forceinline__ HaloItem(const HaloJob& job, Index index, int split, int columns) {
+    part = int(index % Index(split));
+    index /= Index(split);
+    head = int(index % Index(job.heads));
+    index /= Index(job.heads);
+    column = int(index % Index(columns));
+    index /= Index(columns);
+    batch = job.batch > 1 ? int(index / Index(job.rows())) : 0;
+    row = int(index - Index(batch) * Index(job.rows()));
   }
 };
 

@@ -1,160 +1,279 @@
 // halo_attention on tensor cores: 16-bit data, depth 32, 64 or 128, window 8 or 16.
 //
 // A CTA of 4 warps works on 64 MT queries of one head: on MT whole blocks of an 8 x 8 grid side by
-// side, which share their halo, or on a part of a 16 x 16 block. Keys and values come in chunks of
-// rows through two stages; the softmax is online, to base 2.
+// side, which share their halo, or on a part of a 16 x 16 block. Keys and values come in chunks
+// through a ring of stages (halo_ring.cuh); the softmax is online, to base 2.
 
 #pragma once
 
-#include "halo_tiles.cuh"
+#include "halo_ring.cuh"
 
 namespace freqdiff {
 
-template <typename T, int D, int MT, bool kBias>
-__global__ __launch_bounds__(kHaloThreads) void halo_forward(HaloJob job, HaloPlan plan) {
-  constexpr int kRows = 64 * MT, kPieces = D / 8;
-  constexpr int KT = 4;
-  // A larger sum of what is left over costs nothing in 16 bits: the maximum may lag behind by this.
-  constexpr float kLag = 6.0f;
-  uint4* own = dynamic_shared<uint4>();
-  uint4* stages = own + kRows * kPieces;
-  const int stage_pieces = plan.chunk_rows * plan.pitch * kPieces;
-  int2* places = reinterpret_cast<int2*>(stages + 4 * stage_pieces);
-  float* table = reinterpret_cast<float*>(places + plan.places);
+// CTAs that a multiprocessor shall hold at depth 32 and 64, which bounds the registers; not timed.
+#ifndef FREQDIFF_HALO_CTAS_32
+#define FREQDIFF_HALO_CTAS_32 3
+#endif
+#ifndef FREQDIFF_HALO_CTAS_64
+#define FREQDIFF_HALO_CTAS_64 2
+#endif
 
-  const int groups = (job.columns() + plan.group - 1) / plan.group;
-  const HaloItem item(job, blockIdx.x, plan.split, groups);
-  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  const int first_row = warp * 16 * MT;
-  const HaloQuery first_query(job, item, first_row, kRows);
-  const HaloWalk walk(job, item, plan, first_query.block);
-  const int y0 = item.row * job.window - job.top - job.halo;
-  const int chunks = (walk.last - walk.first + plan.chunk_rows - 1) / plan.chunk_rows;
+// Tiles of 16 queries that a warp works on at once. Two where the registers allow it: each fragment
+// of keys then serves two products.
+constexpr int forward_tiles(int depth) { return depth == 128 ? 1 : 2; }
+constexpr int forward_ctas(int depth) {
+  return depth == 32 ? FREQDIFF_HALO_CTAS_32 : depth == 64 ? FREQDIFF_HALO_CTAS_64 : 2;
+}
 
-  const auto load = [&](int chunk) {
-    const int row = walk.first + chunk * plan.chunk_rows;
-    const int rows = min(plan.chunk_rows, walk.last - row);
-    uint4* keys = stages + chunk % 2 * 2 * stage_pieces;
-    load_rectangle<T, D>(keys, job.k, job, item, y0 + row, walk.x0, rows, plan.pitch);
-    load_rectangle<T, D>(keys + stage_pieces, job.v, job, item, y0 + row, walk.x0, rows,
-                         plan.pitch);
-  };
-  const auto place = [&](int row) {
-    return HaloQuery(job, item, row, kRows).place(job, item, plan.group);
-  };
-  load_own<T, D, kRows>(own, job.q, item, place);
-  load(0);
-  commit_copies();
-  if (chunks > 1) load(1);
-  commit_copies();
-  load_places(places, plan, job.span());
-  if (kBias) load_table(table, job, item.head);
+// The running softmax of MT tiles of 16 queries. A lane holds the rows lane / 4 and 8 below.
+template <typename T, int D, int MT>
+struct HaloSoftmax {
+  static constexpr int RT = kKeyRows<D>;
+  // Weights are relative to `top`, a logit that may lag behind the largest one, as long as a lane's
+  // weights of a tile and a row add up to less than this. Float16 could hold more, but the largest
+  // weight is exact where it is 1, which counts where it is much larger than the others.
+  static constexpr float kLimit = 64.0f;
+  using Weights = uint32_t[RT / 2][MT][4];  // left factors of products, two rows of keys each
 
-  const float scale = float(job.scale) * kLog2E;
-  const HaloEntries entries(job, first_query);
-  const float* first_entry = table + entries.first;
-  uint32_t queries[MT][D / 16][4];
+  float scale;  // of the logits, to base 2
   float sums[MT][D / 8][4] = {};
-  float top[MT][2], total[MT][2] = {};
-#pragma unroll
-  for (int i = 0; i < 2 * MT; ++i) top[i / 2][i % 2] = -3e38f;
+  float top[MT][2], total[MT][2] = {};  // the latter of the lane's share
 
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    wait_copies<1>();
-    __syncthreads();
-    if (chunk == 0) {
+  __device__ __forceinline__ explicit HaloSoftmax(float scale) : scale(scale) {
 #pragma unroll
-      for (int i = 0; i < MT; ++i) load_left<D>(queries[i], own, first_row + 16 * i);
-    }
-    const uint4* keys = stages + chunk % 2 * 2 * stage_pieces + walk.origin * kPieces;
-    const uint4* values = keys + stage_pieces;
-    const int chunk_row = walk.first + chunk * plan.chunk_rows;
-    const float* chunk_entry = first_entry + chunk_row * job.span();
-    const int count = min(plan.chunk_rows, walk.last - chunk_row) * plan.tiles;
-    for (int number = 0; walk.active && number < count; number += KT) {
-      const HaloTiles<KT> tiles = next_tiles<KT>(places, number, count);
-      float x[KT][MT][4];
+    for (int i = 0; i < 2 * MT; ++i) top[i / 2][i % 2] = -3e38f;
+  }
+
+  // The weights of a tile of keys, and their sums.
+  __device__ __forceinline__ void weigh(Weights& weights, float (&sum)[MT][2],
+                                        const float (&x)[RT][MT][4]) const {
 #pragma unroll
-      for (int j = 0; j < KT; ++j) {
-#pragma unroll
-        for (int i = 0; i < MT; ++i) {
-          begin_logits<kBias>(x[j][i], chunk_entry + tiles.entry[j] - i * entries.tile,
-                              entries.half);
-        }
-        multiply_pixels<T, D, MT>(x[j], queries, keys, tiles.pixel[j]);
-      }
-      if (walk.masked || number + KT > count) {
-#pragma unroll
-        for (int j = 0; j < KT; ++j) mask_logits(x[j], plan, walk, number + j, count);
-      }
-      float highest[MT][2];
-      bool rises = false;
+    for (int j = 0; j < RT; j += 2) {
 #pragma unroll
       for (int i = 0; i < MT; ++i) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float most = -INFINITY;
-#pragma unroll
-          for (int j = 0; j < KT; ++j) {
-            most = fmaxf(most, fmaxf(x[j][i][2 * half], x[j][i][2 * half + 1]));
-          }
-          highest[i][half] = row_max(most) * scale;
-          rises |= highest[i][half] > top[i][half] + kLag;
+        for (int r = 0; r < 4; ++r) {
+          const float* logits = x[j + r / 2][i] + r % 2 * 2;
+          const float a = fast_exp2(fmaf(logits[0], scale, -top[i][r % 2]));
+          const float b = fast_exp2(fmaf(logits[1], scale, -top[i][r % 2]));
+          sum[i][r % 2] = j + r / 2 > 0 ? sum[i][r % 2] + (a + b) : a + b;
+          weights[j / 2][i][r] = Half<T>::pack(a, b);
         }
-      }
-      if (__any_sync(~0u, rises)) {
-#pragma unroll
-        for (int i = 0; i < 2 * MT; ++i) {
-          float& before = top[i / 2][i % 2];
-          const float now = fmaxf(before, highest[i / 2][i % 2]);
-          const float factor = fast_exp2(before - now);
-          before = now;
-          total[i / 2][i % 2] *= factor;
-#pragma unroll
-          for (int n = 0; n < D / 8; ++n) {
-            sums[i / 2][n][i % 2 * 2] *= factor;
-            sums[i / 2][n][i % 2 * 2 + 1] *= factor;
-          }
-        }
-      }
-#pragma unroll
-      for (int j = 0; j < KT; j += 2) {
-        uint32_t weights[MT][4];
-#pragma unroll
-        for (int i = 0; i < MT; ++i) {
-#pragma unroll
-          for (int r = 0; r < 4; ++r) {
-            const float* logits = x[j + r / 2][i] + r % 2 * 2;
-            const float a = fast_exp2(fmaf(logits[0], scale, -top[i][r % 2]));
-            const float b = fast_exp2(fmaf(logits[1], scale, -top[i][r % 2]));
-            total[i][r % 2] += a + b;
-            weights[i][r] = Half<T>::pack(a, b);
-          }
-        }
-        multiply_values<T, D, MT>(sums, weights, values, tiles.pixel[j], tiles.pixel[j + 1]);
       }
     }
-    __syncthreads();
-    if (chunk + 2 < chunks) load(chunk + 2);
-    commit_copies();
   }
 
+  // The largest logit of every row, or `top` if that is larger.
+  __device__ __forceinline__ void find_top(float (&now)[MT][2], const float (&x)[RT][MT][4]) const {
 #pragma unroll
-  for (int i = 0; i < MT; ++i) {
-    const float total0 = row_sum(total[i][0]), total1 = row_sum(total[i][1]);
-    stage_rows<T, D>(own, first_row + 16 * i, sums[i], 1.0f / total0, 1.0f / total1);
-    if (lane % 4 < 2) {
-      const int row = first_row + 16 * i + lane % 4 * 8 + lane / 4;
-      const HaloPlace at = place(row);
-      const float lse = lane % 4 ? top[i][1] + log2f(total1) : top[i][0] + log2f(total0);
-      if (at.inside) {
-        const int64_t index = pixel_index(job, item.batch, at.y, at.x, item.head);
-        static_cast<float*>(job.lse)[index] = lse * kLn2;
+    for (int i = 0; i < MT; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float most = fmaxf(x[0][i][2 * half], x[0][i][2 * half + 1]);
+#pragma unroll
+        for (int j = 1; j < RT; ++j) {
+          most = fmaxf(most, fmaxf(x[j][i][2 * half], x[j][i][2 * half + 1]));
+        }
+        now[i][half] = fmaxf(top[i][half], row_max(most) * scale);
       }
     }
   }
+
+  // Makes `top` fit the logits of a tile.
+  __device__ __forceinline__ void raise(const float (&x)[RT][MT][4]) {
+    float now[MT][2];
+    find_top(now, x);
+#pragma unroll
+    for (int i = 0; i < MT; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float factor = fast_exp2(top[i][half] - now[i][half]);
+        top[i][half] = now[i][half];
+        total[i][half] *= factor;
+#pragma unroll
+        for (int n = 0; n < D / 8; ++n) {
+          sums[i][n][2 * half] *= factor;
+          sums[i][n][2 * half + 1] *= factor;
+        }
+      }
+    }
+  }
+
+  // The weights of a tile. Only where they are too large, in infinities and NaN too, does `top`
+  // have to rise, which spares the search for the largest logit of every tile.
+  __device__ __forceinline__ void weigh_next(Weights& weights, const float (&x)[RT][MT][4]) {
+    float sum[MT][2];
+    weigh(weights, sum, x);
+    bool fit = true;
+#pragma unroll
+    for (int i = 0; i < 2 * MT; ++i) fit = fit && sum[i / 2][i % 2] < kLimit;
+    if (__any_sync(~0u, !fit)) {
+      raise(x);
+      weigh(weights, sum, x);
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * MT; ++i) total[i / 2][i % 2] += sum[i / 2][i % 2];
+  }
+
+  // Adds the products of weights and values.
+  __device__ __forceinline__ void add(const Weights& weights, const uint4* values) {
+#pragma unroll
+    for (int j = 0; j < RT; j += 2) {
+      multiply_values<T, D, MT>(sums, weights[j / 2], values, 8 * j, 8 * j + 8);
+    }
+  }
+};
+
+// Masks the keys of a tile that are outside the image or the region. The others are in its rows up
+// to `rows` and in columns `low` to `high`, counted from its first.
+template <int RT, int MT>
+__device__ __forceinline__ void mask_keys(float (&x)[RT][MT][4], int rows, int low, int high) {
+  const int column = int(threadIdx.x) % 4 * 2;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const bool seen = column + r >= low && column + r < high;
+#pragma unroll
+    for (int j = 0; j < RT; ++j) {
+      if (seen && j < rows) continue;
+#pragma unroll
+      for (int i = 0; i < MT; ++i) x[j][i][r] = x[j][i][r + 2] = -INFINITY;
+    }
+  }
+}
+
+template <typename T, int D, int MT, int W, bool kBias>
+__global__ __launch_bounds__(kHaloThreads, forward_ctas(D)) void halo_forward(HaloJob job,
+                                                                              HaloRing ring) {
+  job.window = W;  // known to the compiler now
+  constexpr int kRows = 64 * MT, kPieces = D / 8;
+  constexpr int kGroup = halo_group(W, kRows), kSplit = halo_split(W, kRows);
+  constexpr int RT = kKeyRows<D>, kTile = kTilePieces<D>;
+  uint4* own = dynamic_shared<uint4>();
+  uint4* stages = own + kRows * kPieces;
+  const int stage_pieces = ring.chunk * 2 * kTile;
+  float* table = reinterpret_cast<float*>(stages + kStages * stage_pieces);
+
+  const int groups = (job.columns() + kGroup - 1) / kGroup;
+  const HaloItem item(job, blockIdx.x, kSplit, groups);
+  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  const int first_row = warp * 16 * MT;
+  const HaloQuery query(job, item, first_row, kRows);
+  const auto place = [&](int row) {
+    return HaloQuery(job, item, row, kRows).place(job, item, kGroup);
+  };
+
+  const int cta_row = item.row * W - job.top + item.part * (W / kSplit);
+  if (cta_row >= job.height || cta_row + W / kSplit <= 0) return;
+
+  // The loaded region: where it begins, and what of it is in the image.
+  const int y0 = item.row * W - job.top - job.halo;
+  const int x0 = item.column * kGroup * W - job.left - job.halo;
+  const int first = max(0, -y0), last = min(job.side(), job.height - y0);
+  const int begin = max(0, -x0) / 8, end = (min(8 * ring.columns, job.width - x0) + 7) / 8;
+  // Columns that the warp's queries see.
+  const int low = max(query.block * W, -x0);
+  const int high = min(query.block * W + job.side(), job.width - x0);
+  const int top_row = y0 + job.halo + query.y;
+  const bool active = item.column * kGroup + query.block < job.columns() && top_row < job.height &&
+                      top_row + 16 * MT / W > 0;
+
+  const HaloLoader<T, D> loader(job, item, y0, x0, y0 + last - 1);
+  RingChunk coming{first, begin};
+  int stage_in = 0;
+  const auto load = [&] {
+    if (coming.row < last) {
+      loader.template load<most_tiles<D>(kGroup)>(stages + stage_in * stage_pieces, coming.row,
+                                                  coming.column,
+                                                  min(ring.chunk, end - coming.column));
+      coming.advance<kGroup != 1>(begin, end, ring.chunk, RT);
+    }
+    commit_copies();
+    stage_in = stage_in + 1 < kStages ? stage_in + 1 : 0;
+  };
+  load_queries<D, kRows>(own, job, item, place);
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) load();
+  // The first weights to be multiplied are zeros. So are their values: the last stage, which is
+  // filled last.
+  const uint4* values = stages + (kStages - 1) * stage_pieces;
+#pragma unroll
+  for (int i = 0; kOverlap && i < kTile; i += kHaloThreads) {
+    stages[(kStages - 1) * stage_pieces + i + threadIdx.x] = make_uint4(0, 0, 0, 0);
+  }
+  if (kBias) load_pairs<W>(table, job, item.head, ring.factor);
+
+  wait_copies<kAhead - 1>();
+  __syncthreads();
+  uint32_t queries[MT][D / 16][4];
+#pragma unroll
+  for (int i = 0; i < MT; ++i) load_left<D>(queries[i], own, first_row + 16 * i);
+  HaloSoftmax<T, D, MT> softmax(ring.scale * kLog2E);
+  typename HaloSoftmax<T, D, MT>::Weights pending = {};
+  const float* pairs = lane_pairs<W>(table, job, query);
+
+  bool fresh = true;
+  int stage = 0;
+  for (RingChunk chunk{first, begin}; chunk.row < last;
+       chunk.advance<kGroup != 1>(begin, end, ring.chunk, RT)) {
+    wait_copies<kAhead - 1>();
+    __syncthreads();
+    load();
+    const uint4* keys = stages + stage * stage_pieces;
+    stage = stage + 1 < kStages ? stage + 1 : 0;
+    if (!active) continue;
+    const int own_begin = max(chunk.column, low / 8);
+    const int own_end = min(chunk.column + ring.chunk, (high + 7) / 8);
+    keys += (own_begin - chunk.column) * 2 * kTile;
+    const float* entry =
+        pairs + chunk.row * kPairPitch<W> + (own_begin - query.block * (W / 8)) * 8;
+#pragma unroll 1
+    for (int column = own_begin; column < own_end; ++column, keys += 2 * kTile, entry += 8) {
+      float x[RT][MT][4];
+#pragma unroll
+      for (int r = 0; r < RT; ++r) {
+        begin_logits<kBias, W, MT>(x[r], entry, r);
+        multiply_pixels<T, D, MT>(x[r], queries, keys, 8 * r);
+      }
+      if (chunk.row + RT > last || column * 8 < low || column * 8 + 8 > high) {
+        mask_keys(x, last - chunk.row, low - column * 8, high - column * 8);
+      }
+      if (fresh) {  // There is nothing to scale yet.
+        softmax.find_top(softmax.top, x);
+        fresh = false;
+      }
+      if (kOverlap) softmax.add(pending, values);
+      softmax.weigh_next(pending, x);
+      values = keys + kTile;
+      if (!kOverlap) softmax.add(pending, values);
+    }
+  }
+  if (kOverlap) softmax.add(pending, values);
+
+  // Four lanes hold the same 2 MT rows; each of them writes the lse of one.
+  float own_total = 1.0f, own_top = 0.0f;
+#pragma unroll
+  for (int i = 0; i < MT; ++i) {
+    float factors[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float total = row_sum(softmax.total[i][half]);
+      factors[half] = __fdividef(1.0f, total);
+      if (lane % 4 == 2 * i + half) {
+        own_total = total;
+        own_top = softmax.top[i][half];
+      }
+    }
+    stage_rows<T, D>(own, first_row + 16 * i, softmax.sums[i], factors[0], factors[1]);
+  }
+  const int64_t corner = pixel_index(job, item.batch, 0, 0, item.head);
+  const HaloPlace at = place(first_row + lane % 4 * 8 + lane / 4);
+  if (lane % 4 < 2 * MT && at.inside) {
+    const HaloPixels lse(job.lse, job, corner, sizeof(float));
+    *reinterpret_cast<float*>(lse.at(at.y, at.x)) = (own_top + log2f(own_total)) * kLn2;
+  }
   __syncwarp();
-  store_own<D, 16 * MT>(job.result, own, job, item, first_row, place);
+  const HaloPixels results(job.result, job, corner, 2 * D);
+  store_results<D, 16 * MT>(results, own, first_row, place);
 }
 
 }  // namespace freqdiff

@@ -41,26 +41,52 @@ __device__ __forceinline__ int piece(int p, int c) {
   return p * (D / 8) + (c ^ (D == 32 ? p >> 1 & 3 : p & 7));
 }
 
-// Asks for a rectangle of pixels; what lies outside the image becomes zeros.
+// Pixels of one image and one head. Strides are in bytes and fit in 32 bits, and nothing is
+// negative: so an address takes two instructions.
+struct HaloPixels {
+  char* data;
+  uint32_t row, column;
+
+  __device__ __forceinline__ HaloPixels(void* data, int64_t offset, uint32_t row, uint32_t column)
+      : data(static_cast<char*>(data) + offset), row(row), column(column) {}
+
+  // 16-bit data to be read.
+  __device__ __forceinline__ HaloPixels(const HaloTensor& x, const HaloItem& item)
+      : HaloPixels(const_cast<void*>(x.data), 2 * (item.batch * x.batch + item.head * x.head),
+                   2 * uint32_t(x.row), 2 * uint32_t(x.column)) {}
+
+  // A dense result, `bytes` per pixel and head, where `first` counts those before the image's.
+  __device__ __forceinline__ HaloPixels(void* data, const HaloJob& job, int64_t first,
+                                        uint32_t bytes)
+      : HaloPixels(data, first * bytes, job.width * job.heads * bytes, job.heads * bytes) {}
+
+  __device__ __forceinline__ char* at(int y) const { return data + uint64_t(uint32_t(y)) * row; }
+  __device__ __forceinline__ char* at(int y, int x) const {
+    return at(y) + uint64_t(uint32_t(x)) * column;
+  }
+};
+
+// Asks for a rectangle of pixels; what lies outside the image becomes zeros. `pitch` is a multiple
+// of 8.
 template <typename T, int D>
 __device__ __forceinline__ void load_rectangle(uint4* target, const HaloTensor& source,
                                                const HaloJob& job, const HaloItem& item, int y0,
                                                int x0, int rows, int pitch) {
-  constexpr int kPieces = D / 8;
-  const int c = int(threadIdx.x) % kPieces;
-  const T* base = source.at<T>(item.batch, 0, 0, item.head) + c * 8;
-  int row = 0, column = int(threadIdx.x) / kPieces;
-  while (true) {
-    while (column >= pitch) {
+  constexpr int kPieces = D / 8, kStep = kHaloThreads / kPieces;
+  const int c = int(threadIdx.x) % kPieces, first = int(threadIdx.x) / kPieces;
+  const int step_rows = kStep / pitch, step_columns = kStep % pitch;
+  const HaloPixels pixels(source, item);
+  int row = first / pitch, column = first % pitch;
+  for (uint4* to = target + piece<D>(first, c); row < rows; to += kHaloThreads) {
+    const int y = y0 + row, x = x0 + column;
+    const bool inside = unsigned(y) < unsigned(job.height) && unsigned(x) < unsigned(job.width);
+    copy_async(to, inside ? pixels.at(y, x) + c * 16 : pixels.data, inside);
+    row += step_rows;
+    column += step_columns;
+    if (column >= pitch) {
       column -= pitch;
       ++row;
     }
-    if (row >= rows) break;
-    const int y = y0 + row, x = x0 + column;
-    const bool inside = unsigned(y) < unsigned(job.height) && unsigned(x) < unsigned(job.width);
-    const T* from = inside ? base + y * source.row + x * source.column : base;
-    copy_async(target + piece<D>(row * pitch + column, c), from, inside);
-    column += kHaloThreads / kPieces;
   }
 }
 
@@ -77,13 +103,14 @@ __device__ __forceinline__ void load_table(float* table, const HaloJob& job, int
   }
 }
 
-// Rows of D values as the left factor of a tensor-core product: 16 rows from `row` on.
+// Rows of D values as the left factor of a tensor-core product: 16 rows from `row` on, which is a
+// multiple of 8.
 template <int D>
 __device__ __forceinline__ void load_left(uint32_t (&registers)[D / 16][4], const uint4* pixels,
                                           int row) {
   const int lane = int(threadIdx.x) % 32;
   for (int s = 0; s < D / 16; ++s) {
-    load_matrices(registers[s], pixels + piece<D>(row + lane % 16, 2 * s + lane / 16));
+    load_matrices(registers[s], pixels + row * (D / 8) + piece<D>(lane % 16, 2 * s + lane / 16));
   }
 }
 
@@ -126,17 +153,18 @@ __device__ __forceinline__ void multiply_values(float (&c)[MT][D / 8][4],
   }
 }
 
-// Lays 16 rows of D results into shared memory as pixels from `row` on.
+// Lays 16 rows of D results into shared memory as pixels from `row` on, which is a multiple of 8.
 template <typename T, int D>
 __device__ __forceinline__ void stage_rows(uint4* pixels, int row, const float (&c)[D / 8][4],
                                            float factor0, float factor1) {
-  const int lane = int(threadIdx.x) % 32, group = lane / 4;
+  const int lane = int(threadIdx.x) % 32;
 #pragma unroll
   for (int n = 0; n < D / 8; ++n) {
-    uint32_t* low = reinterpret_cast<uint32_t*>(pixels + piece<D>(row + group, n));
-    uint32_t* high = reinterpret_cast<uint32_t*>(pixels + piece<D>(row + group + 8, n));
-    low[lane % 4] = Half<T>::pack(c[n][0] * factor0, c[n][1] * factor0);
-    high[lane % 4] = Half<T>::pack(c[n][2] * factor1, c[n][3] * factor1);
+    uint4* place = pixels + row * (D / 8) + piece<D>(lane / 4, n);
+    uint32_t* low = reinterpret_cast<uint32_t*>(place) + lane % 4;
+    uint32_t* high = reinterpret_cast<uint32_t*>(place + D) + lane % 4;
+    *low = Half<T>::pack(c[n][0] * factor0, c[n][1] * factor0);
+    *high = Half<T>::pack(c[n][2] * factor1, c[n][3] * factor1);
   }
 }
 

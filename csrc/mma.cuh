@@ -83,11 +83,24 @@ __device__ __forceinline__ void load_transposed(uint32_t (&registers)[4], const 
                : "memory");
 }
 
+// Makes the compiler take a pointer as it is, where it would rather add up its parts at every use.
+template <typename T>
+__device__ __forceinline__ void keep(T*& pointer) {
+  asm("" : "+l"(pointer));
+}
+
 // 16 bytes to shared memory; zeros where `inside` is false, and `source` is not read then.
 __device__ __forceinline__ void copy_async(void* target, const void* source, bool inside) {
   const int bytes = inside ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(target)),
                "l"(source), "r"(bytes)
+               : "memory");
+}
+
+// The same where the source is certain to be memory.
+__device__ __forceinline__ void copy_async(void* target, const void* source) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(target)),
+               "l"(source)
                : "memory");
 }
 
@@ -115,8 +128,13 @@ inline void load_transposed(uint32_t (&registers)[4], const void* row,
                             int line = __builtin_LINE()) {
   emulation::load_matrices<4, true>(registers, row, line);
 }
+template <typename T>
+void keep(T*&) {}
 inline void copy_async(void* target, const void* source, bool inside) {
   emulation::copy_later(target, inside ? source : nullptr, 16);
+}
+inline void copy_async(void* target, const void* source) {
+  emulation::copy_later(target, source, 16);
 }
 inline void commit_copies() { emulation::commit_copies(); }
 template <int pending>

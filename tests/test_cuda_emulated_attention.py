@@ -111,6 +111,7 @@ TILES = [
     Case((5, 3), 1, 128, 8, 4, origin=(6, 7)),
     Case((9, 17), 1, 128, 16, 16),
     Case((33, 12), 1, 32, 16, 1, bias=torch.float64),
+    Case((6, 37), 1, 64, 16, 16),
 ]
 PLAIN = [
     Case((11, 9), 2, 24, 4, 2, torch.float32, origin=(1, 2), batch=2),
@@ -256,6 +257,14 @@ def test_large_and_infinite_logits(compiled: Library) -> None:
     case.table[:, 11, 11] = 0
     check_forward(compiled, case)
     check_backward(compiled, case)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_that_rise_along_the_keys(compiled: Library, dtype: torch.dtype) -> None:
+    case = Case((16, 21), 1, 32, 8, 8, dtype)
+    case.q[:], case.k[..., 1:] = case.q.abs(), 0
+    case.k[..., 0] = torch.arange(16)[:, None, None] * 8 + torch.arange(21)[:, None]
+    check_forward(compiled, case)
 
 
 def test_float32_is_precise(compiled: Library) -> None:
