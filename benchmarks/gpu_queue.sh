@@ -305,7 +305,7 @@ else
     $PYTHON -m pip install --no-build-isolation --no-deps --no-index --editable ."
   wanted info && step info 60 "$PYTHON" -m freqdiff info
   wanted tests && step tests 180 "$PYTHON" -m pytest -q -m gpu
-  wanted kernels && step benchmark_kernels 180 "$PYTHON" -m benchmarks.kernels \
+  wanted kernels && step benchmark_kernels 300 "$PYTHON" -m benchmarks.kernels \
     --backend default triton --output "$OUTPUT/kernels_gpu.json"
   wanted photos && step benchmark_photos 180 "$PYTHON" -m benchmarks.deblur --large \
     --model tiny base --output "$OUTPUT/deblur_gpu.json"

@@ -37,10 +37,10 @@ from freqdiff_kernels import native, ops
 
 MODULES = {
     "fft_features": kernels_features,
-    "halo_attention": kernels_attention,
     "stitch_tiles": kernels_tiles,
     "ddim_step": kernels_steps,
     "filter_grid": kernels_filter,
+    "halo_attention": kernels_attention,  # last: its competitors take minutes to compile
 }
 
 

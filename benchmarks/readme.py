@@ -325,7 +325,9 @@ def kernels() -> list[str]:
     ]
     results = [roofline.read(RESULTS / f"kernels_{device}.json") for device in ("cpu", "gpu")]
     for row in (row for rows in results for row in rows):
-        device = f"CPU, {row['threads']} threads" if row["device"] == "cpu" else row["backend"]
+        device = f"CPU, {row['threads']} threads"
+        if row["device"] != "cpu":
+            device = f"{row['provenance']['device']}, {row['backend']}"
         case = f"{row['case']}, {row['dtype']}, {row['direction']}"
         ratio = row["median_us"] / row["floor_us"]
         against = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in row["speedup"].items())
@@ -337,7 +339,8 @@ def kernels() -> list[str]:
 
 def sources(results: list[list[dict[str, Any]]]) -> list[str]:
     """Where the numbers of a table of several devices come from."""
-    return [line for rows in results if rows for line in ("", source(rows[0]["provenance"]))]
+    known = dict.fromkeys(source(row["provenance"]) for rows in results for row in rows)
+    return [line for known_source in known for line in ("", known_source)]
 
 
 def compared(name: str, render: Callable[[list[dict[str, Any]]], list[str]]) -> list[str]:

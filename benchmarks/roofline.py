@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.harness import RESULTS
 
 HEAD = (
-    *("operation", "case", "dtype", "direction", "backend", "threads"),
+    *("operation", "case", "dtype", "direction", "backend", "threads", "device"),
     *("median (us)", "20 to 80 % (us)", "floor (us)", "times the floor", "error", "faster than"),
 )
 
@@ -36,6 +36,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         cells = (
             *(row[key] for key in ("op", "case", "dtype", "direction", "backend", "threads")),
+            row["provenance"]["device"],
             f"{row['median_us']:.1f}",
             f"{row['p20_us']:.1f} to {row['p80_us']:.1f}",
             f"{row['floor_us']:.1f}",
@@ -48,7 +49,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Arithmetic against bytes: how close each case comes to the roof of its machine."""
+    """Arithmetic against bytes: how close the cases of the first row's machine come to its roof."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -57,6 +58,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     threads = max(row["threads"] for row in rows)
     rows = [row for row in rows if row["threads"] == threads]
     facts = rows[0]["provenance"]
+    rows = [row for row in rows if row["provenance"]["device"] == facts["device"]]
     copy_rate, flop_rate = facts["copy_rate"], facts["flop_rate"]
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     ridge = flop_rate / copy_rate

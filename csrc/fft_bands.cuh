@@ -23,15 +23,11 @@ struct BandTarget {
 
 // Added to bytes by widen_byte, which inserts them in the digits of this number: the conversion of
 // bytes would be one instruction as well, but one of a quarter of the throughput.
-constexpr float kByteOffset = FREQDIFF_BAND_PERMUTES ? 32768.0f : 0.0f;
+constexpr float kByteOffset = 32768.0f;
 constexpr uint32_t kByteOffsetBits = 0x47000000u;
 
 __device__ __forceinline__ float widen_byte(uint32_t word, int number, uint32_t offset_bits) {
-#if FREQDIFF_BAND_PERMUTES
   return __uint_as_float(__byte_perm(word, offset_bits, 0x7604u + (unsigned(number) << 4)));
-#else
-  return widen(uint8_t(word >> 8 * number));
-#endif
 }
 
 template <typename T, int N>
@@ -52,8 +48,8 @@ __device__ __forceinline__ void load_words(const void* source, T (&words)[N]) {
 
 // Two rows of bytes of the window, whole, in place of two columns: fewer and wider loads. Bytes of
 // a single colour keep their unit. Returns what all numbers are too large by.
-template <int P, int kThreads>
-__device__ __forceinline__ float load_rows(const SpectrumThread<P, float, kThreads>& part,
+template <int P>
+__device__ __forceinline__ float load_rows(const SpectrumThread<P, float>& part,
                                            uint32_t offset_bits, Complex<float>* z) {
   const SpectrumJob<float>& job = part.job;
   const int stride_row = int(job.stride_row), stride_colour = int(job.stride_colour);
@@ -98,9 +94,9 @@ __device__ __forceinline__ float load_rows(const SpectrumThread<P, float, kThrea
 // in another band are halved. In place of row 0, thread 0 writes halves of the rows 0 and P / 2:
 // the entries (0, k) for k < P / 2 and (P / 2, k) for the others, but (P / 2, 0) as number 0,
 // (0, P / 2) as that of k = P / 2, and (P / 2, P / 2) after all others.
-template <int P, typename S, int kThreads>
-__device__ __forceinline__ void write_powers(const SpectrumThread<P, S, kThreads>& part,
-                                             const Complex<S>* q, S* powers) {
+template <int P, typename S>
+__device__ __forceinline__ void write_powers(const SpectrumThread<P, S>& part, const Complex<S>* q,
+                                             S* powers) {
   constexpr int kHalf = P / 2, kWindows = BandRegion<P, S>::kWindows;
   const bool real = part.thread == 0;
   // What its rows have in each other, only thread 0 takes out; see SpectrumThread::slots.
@@ -137,8 +133,8 @@ __device__ __forceinline__ void write_levels(const SpectrumJob<S>& job, const Ba
                                              const BandTable<P, S>& table,
                                              const unsigned char* shared, int begin) {
   using Region = BandRegion<P, S>;
-  constexpr int kThreads = kBandThreads<P, S>, kRuns = kBlockBands / 4,
-                kWindows = kBlockWindows<P, S, kThreads>;
+  constexpr int kThreads = kSpectrumThreads<P, S>, kRuns = kBlockBands / 4,
+                kWindows = kBlockWindows<P, S>;
   const int first = int(blockIdx.x) * kWindows, plane = int(blockIdx.y);
 #pragma unroll
   for (int i = 0; i < kWindows * kRuns; i += kThreads) {
@@ -173,10 +169,10 @@ __device__ __forceinline__ void write_levels(const SpectrumJob<S>& job, const Ba
 // Warps transform windows and leave powers; then all threads add those up, each for one band and
 // all windows of one warp.
 template <int P, typename S, bool kRows>
-__global__ void __launch_bounds__(kBandThreads<P, S>, kBandBlocks<P, S, kRows>)
+__global__ void __launch_bounds__(kSpectrumThreads<P, S>, kBandBlocks<P, S>)
     fft_bands_kernel(SpectrumJob<S> job, BandTarget<S> to, BandTable<P, S> table) {
   using Region = BandRegion<P, S>;
-  constexpr int kThreads = kBandThreads<P, S>, kWarps = kThreads / 32;
+  constexpr int kThreads = kSpectrumThreads<P, S>, kWarps = kThreads / 32;
   unsigned char* shared = dynamic_shared<unsigned char>();
   // Lanes look at different places of it, which shared memory serves better than parameters.
   uint4* list = reinterpret_cast<uint4*>(shared + kWarps * Region::kBytes);
@@ -189,7 +185,7 @@ __global__ void __launch_bounds__(kBandThreads<P, S>, kBandBlocks<P, S, kRows>)
   {
     // SpectrumThread adds the windows before this one.
     Complex<S>* areas = reinterpret_cast<Complex<S>*>(shared + int(threadIdx.x / 32) * 16);
-    const SpectrumThread<P, S, kThreads> part(job, areas, int(blockIdx.x), int(blockIdx.y));
+    const SpectrumThread<P, S> part(job, areas, int(blockIdx.x), int(blockIdx.y));
     Complex<S> q[P];
     if constexpr (kRows) {
       Complex<S> z[P];
@@ -234,7 +230,7 @@ template <int P, typename S, bool kRows>
 cudaError_t launch_bands(const SpectrumJob<S>& job, const BandTarget<S>& to,
                          const std::vector<int>& bands, double gain, int total,
                          cudaStream_t stream) {
-  constexpr int kThreads = kBandThreads<P, S>, kWindows = kBlockWindows<P, S, kThreads>;
+  constexpr int kThreads = kSpectrumThreads<P, S>, kWindows = kBlockWindows<P, S>;
   const dim3 blocks(unsigned((job.tokens + kWindows - 1) / kWindows), unsigned(job.planes));
   // load_rows leaves out the weight of a single colour.
   const double weight = kRows && job.colours == 1 ? double(job.colour_weights[0]) : 1.0;

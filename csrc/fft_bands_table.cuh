@@ -11,37 +11,16 @@
 namespace freqdiff {
 namespace device {
 
-// Settings of P <= 16 in float that all compute the same: threads of a block, blocks that a
-// multiprocessor has to have room for, and whether bytes become numbers by permutes. Chosen by
-// counting instructions of sm_90a; not timed.
-#ifndef FREQDIFF_BAND_THREADS
-#define FREQDIFF_BAND_THREADS 256
-#endif
-#ifndef FREQDIFF_BAND_BLOCKS
-#define FREQDIFF_BAND_BLOCKS 5
-#endif
-#ifndef FREQDIFF_BAND_PERMUTES
-#define FREQDIFF_BAND_PERMUTES 1
-#endif
-
 // More bands take several launches.
 constexpr int kLaunchBands = 256;
 
 // Bands that a block sums up at a time, and the pitch of their levels in shared memory.
 constexpr int kBlockBands = 32, kLevelPitch = kBlockBands + 4;
 
-// Threads of a block: with 8 warps, 8 threads that read the same entry of all of them meet no bank
-// of shared memory twice.
+// Blocks that the registers have to leave room for on a multiprocessor. (H200, 3 x 2160 x 3840
+// bytes to 32 bands of windows of 16: 32 us.)
 template <int P, typename S>
-constexpr int kBandThreads =
-    P <= 16 && sizeof(S) == 4 ? FREQDIFF_BAND_THREADS : kSpectrumThreads<P, S>;
-
-// What the registers have to leave room for on a multiprocessor: 40 warps where rows are loaded,
-// else 32, as more would spill.
-template <int P, typename S, bool kRows>
-constexpr int kBandBlocks = P > 16 || sizeof(S) != 4 ? 1
-                            : kRows                  ? FREQDIFF_BAND_BLOCKS
-                                                     : 1024 / FREQDIFF_BAND_THREADS;
+constexpr int kBandBlocks = P > 16 || sizeof(S) != 4 ? 1 : 8;
 
 // Shared memory of the windows of a warp: first for their transform, then for the powers of their
 // entries, those of one entry side by side, and for the levels of their bands.

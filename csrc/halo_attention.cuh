@@ -70,7 +70,7 @@ bool launch_halo_forward(const HaloJob& job, size_t max_shared, cudaStream_t str
   ring.factor = float(1.0 / job.scale);
   ring.columns = (kGroup - 1) * W / 8 + (job.side() + 7) / 8;
   ring.chunk = min(most_tiles<D>(kGroup), ring.columns);
-  const size_t bytes = size_t(kRows) * D * 2 + size_t(kStages) * ring.chunk * kTileBytes +
+  const size_t bytes = size_t(kRows) * D * 2 + 2 * size_t(ring.chunk) * kTileBytes +
                        (job.bias ? pair_bytes<W>(job.span()) : 0);
   const int64_t ctas = int64_t(job.batch) * job.rows() * ((job.columns() + kGroup - 1) / kGroup) *
                        job.heads * halo_split(W, kRows);

@@ -10,34 +10,12 @@
 
 namespace freqdiff {
 
-// How many chunks are on their way while one is worked on; not timed.
-#ifndef FREQDIFF_HALO_AHEAD
-#define FREQDIFF_HALO_AHEAD 1
-#endif
-constexpr int kAhead = FREQDIFF_HALO_AHEAD;
-// Whether the products with the values wait for the next tile, so that its exponentials, which keep
-// another unit busy, overlap with them.
-#ifndef FREQDIFF_HALO_OVERLAP
-#define FREQDIFF_HALO_OVERLAP 1
-#endif
-constexpr bool kOverlap = FREQDIFF_HALO_OVERLAP;
-// With an overlap, the last values of a chunk are used while the next one is worked on.
-constexpr int kStages = kAhead + 1 + kOverlap;
-
 // A stage of a CTA of one block, see most_tiles; not timed.
-#ifndef FREQDIFF_HALO_STAGE_BYTES
-#define FREQDIFF_HALO_STAGE_BYTES (16 << 10)
-#endif
-constexpr int kStageBytes = FREQDIFF_HALO_STAGE_BYTES;
+constexpr int kStageBytes = 16 << 10;
 
-// Rows of keys in a tile, 2 or 4: as many as the registers allow; not timed.
-#ifndef FREQDIFF_HALO_ROWS_64
-#define FREQDIFF_HALO_ROWS_64 4
-#endif
+// Rows of keys in a tile, 2 or 4: as many as the registers allow.
 template <int D>
-constexpr int kKeyRows = D == 32   ? 4
-                         : D == 64 ? FREQDIFF_HALO_ROWS_64
-                                   : 2;
+constexpr int kKeyRows = D == 32 ? 4 : 2;
 // The keys, and again the values, of a tile, in pieces of 16 bytes.
 template <int D>
 constexpr int kTilePieces = kKeyRows<D> * D;

@@ -105,8 +105,8 @@ constexpr int kSpectrumThreads = P <= 16 || (P == 32 && sizeof(S) == 4) ? 128
                                  : P == 32 || sizeof(S) == 4            ? 64
                                                                         : 32;
 
-template <int P, typename S, int kThreads = kSpectrumThreads<P, S>>
-constexpr int kBlockWindows = kThreads / (P / 2);
+template <int P, typename S>
+constexpr int kBlockWindows = kSpectrumThreads<P, S> / (P / 2);
 
 template <int P, typename S>
 constexpr size_t kSpectrumBytes =
@@ -122,8 +122,8 @@ struct alignas(2 * sizeof(T)) TwoPixels {
   T a, b;
 };
 
-// The part of a thread in one window of one plane, in a block of kThreads.
-template <int P, typename S, int kThreads = kSpectrumThreads<P, S>>
+// The part of a thread in one window of one plane.
+template <int P, typename S>
 struct SpectrumThread {
   static constexpr int kHalf = P / 2, kPitch = kSpectrumPitch<P>;
   const SpectrumJob<S>& job;
@@ -138,7 +138,7 @@ struct SpectrumThread {
       : job(job), plane(plane) {
     const int window = int(threadIdx.x / kHalf);
     thread = int(threadIdx.x % kHalf);
-    token = group * kBlockWindows<P, S, kThreads> + window;
+    token = group * kBlockWindows<P, S> + window;
     valid = token < job.tokens;
     token = min(token, job.tokens - 1);
     const int margin = (P - job.stride) >> 1, row = job.by_columns.quotient(token);

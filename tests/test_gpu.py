@@ -15,6 +15,10 @@ from freqdiff.train import TrainConfig, Training
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    # What torch.compile says of spectra and of float32, and what has no kernel for a GPU.
+    pytest.mark.filterwarnings("ignore:Torchinductor does not support:UserWarning"),
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*has no kernel for cuda:UserWarning"),
 ]
 
 

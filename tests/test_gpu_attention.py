@@ -13,9 +13,6 @@ pytestmark = [
     pytest.mark.skipif(
         not native.has_kernel("halo_attention", "cuda"), reason="no CUDA kernel in this build"
     ),
-    # The tests poison memory with what deterministic algorithms bring; cuBLAS complains.
-    pytest.mark.filterwarnings("ignore:Deterministic behavior was enabled:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*not have a deterministic implementation:UserWarning"),
 ]
 
 

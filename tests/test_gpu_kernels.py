@@ -13,9 +13,6 @@ from freqdiff_kernels import native, ops, reference
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    # The tests poison memory with what deterministic algorithms bring; cuBLAS complains.
-    pytest.mark.filterwarnings("ignore:Deterministic behavior was enabled:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*not have a deterministic implementation:UserWarning"),
 ]
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
