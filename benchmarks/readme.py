@@ -118,8 +118,7 @@ def downstream() -> list[str]:
         "| --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        summary = row["downstream"]
-        title = titles.get(row["set"], row["set"])
+        summary, title = row["downstream"], titles.get(row["set"], row["set"])
         share = summary["recovered"]
         lines.append(
             f"| {row['count']} {title} | {summary['amount']} {summary['unit']} "
@@ -314,7 +313,7 @@ def trainings() -> list[str]:
         f"Gain in PSNR (dB) after {first['steps']} steps of {first['batch']} crops of "
         f"{first['crop']} px on {first['trained_on']}, {seeds}."
     )
-    return [*lines, "", budget, "", source(rows[0]["provenance"])]
+    return [*lines, "", budget, *sources([rows])]
 
 
 def kernels() -> list[str]:
@@ -325,9 +324,8 @@ def kernels() -> list[str]:
     ]
     results = [roofline.read(RESULTS / f"kernels_{device}.json") for device in ("cpu", "gpu")]
     for row in (row for rows in results for row in rows):
-        device = f"CPU, {row['threads']} threads"
-        if row["device"] != "cpu":
-            device = f"{row['provenance']['device']}, {row['backend']}"
+        kind, where = row["device"], row["provenance"]["device"]
+        device = f"CPU, {row['threads']} threads" if kind == "cpu" else f"{where}, {row['backend']}"
         case = f"{row['case']}, {row['dtype']}, {row['direction']}"
         ratio = row["median_us"] / row["floor_us"]
         against = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in row["speedup"].items())
@@ -339,8 +337,8 @@ def kernels() -> list[str]:
 
 def sources(results: list[list[dict[str, Any]]]) -> list[str]:
     """Where the numbers of a table of several devices come from."""
-    known = dict.fromkeys(source(row["provenance"]) for rows in results for row in rows)
-    return [line for known_source in known for line in ("", known_source)]
+    told = dict.fromkeys(source(row["provenance"]) for rows in results for row in rows)
+    return [line for one in told for line in ("", one)]
 
 
 def compared(name: str, render: Callable[[list[dict[str, Any]]], list[str]]) -> list[str]:

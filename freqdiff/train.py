@@ -126,9 +126,8 @@ class Training:
         if compiled:
             if processes > 1:
                 raise TrainingError("Compiled training runs in one process: leave out --compile.")
-            # Without accelerate's wrappers, of which one process needs the autocast alone. On a GPU
-            # the launches are replayed as CUDA graphs: one by one they take longer than the work
-            # (H200, tiny, 32 crops of 256 px: 41 of 46 ms a step, in which the GPU works for 12).
+            # Without accelerate's wrappers, of which one process needs the autocast alone. A GPU
+            # replays the launches as CUDA graphs: one by one they take longer than the work.
             forward = functools.partial(type(self.model).forward, self.model)
             mode = "reduce-overhead" if device.type == "cuda" else None
             self.network = torch.compile(forward, fullgraph=True, dynamic=False, mode=mode)
@@ -271,15 +270,13 @@ class Training:
             total = self._advance(some)
             # The next pairs are made while a GPU works on these.
             some = next(stream) if self.step < self.config.steps else None
-            loss = float(total)
-            self._check(loss)
+            self._check(loss := float(total))
             self.speed.add(crops, time.monotonic() - begun)
             elapsed = self._common(time.monotonic() - start) if timed else 0.0
             self.seconds = earlier + time.monotonic() - start
             if self.step % 20 == 0:
-                speed = self.speed.recent()
+                speed, lr = self.speed.recent(), learning_rate(self.config, self.step)
                 shown.update(self.step, self.config.steps, loss, speed)
-                lr = learning_rate(self.config, self.step)
                 values = {"loss": loss, "learning_rate": lr, "crops_per_second": speed}
                 self.accelerator.log(values, self.step)
             if finish and self.step % _RATE_STEPS == 0:
