@@ -80,7 +80,7 @@ report() {
   echo -e "$1\t$2\t$(($(date +%s) - $3))" | tee -a "$OUTPUT/queue.tsv"
 }
 
-# step NAME SECONDS COMMAND...: runs within its own budget and what is left.
+# step NAME SECONDS COMMAND...: runs within its own budget and what is left; fails if that does.
 step() {
   local name=$1 budget=$2 start code=0
   shift 2
@@ -94,6 +94,7 @@ step() {
     timeout --kill-after=10 "$budget" "$@" > "$WORK/$name.log" 2>&1 || code=$?
   fi
   report "$name" "$code" "$start"
+  [[ $code == 0 ]]
 }
 
 # Training state and weights of an earlier run, if they are there.
@@ -304,7 +305,6 @@ else
     $PYTHON -c 'from freqdiff_kernels import native; assert native.has_kernel(\"fft_features\", \"cuda\")' ||
     $PYTHON -m pip install --no-build-isolation --no-deps --no-index --editable ."
   wanted info && step info 60 "$PYTHON" -m freqdiff info
-  wanted tests && step tests 180 "$PYTHON" -m pytest -q -m gpu
   wanted kernels && step benchmark_kernels 300 "$PYTHON" -m benchmarks.kernels \
     --backend default triton --output "$OUTPUT/kernels_gpu.json"
   wanted photos && step benchmark_photos 180 "$PYTHON" -m benchmarks.deblur --large \
@@ -312,8 +312,15 @@ else
   wanted synthesis && step benchmark_synthesis 60 "$PYTHON" -m benchmarks.blursynth \
     --photos "$DATA" --output "$OUTPUT/blursynth_gpu.json"
 fi
+# Beside the trainings, which wait for a compiler at first.
+TESTS=''
+if [[ -z $DRY ]] && wanted tests; then
+  step tests 300 "$PYTHON" -m pytest -q -m gpu &
+  TESTS=$!
+fi
 wanted diffusion && train_diffusion
 wanted train && train_all
+[[ -z $TESTS ]] || wait "$TESTS" || FAILED=1
 wanted peers && compare_peers
 cat "$OUTPUT/queue.tsv"
 exit "$FAILED"
