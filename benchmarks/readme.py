@@ -324,8 +324,8 @@ def kernels() -> list[str]:
     ]
     results = [roofline.read(RESULTS / f"kernels_{device}.json") for device in ("cpu", "gpu")]
     for row in (row for rows in results for row in rows):
-        kind, where = row["device"], row["provenance"]["device"]
-        device = f"CPU, {row['threads']} threads" if kind == "cpu" else f"{where}, {row['backend']}"
+        how = f"{row['threads']} threads" if row["device"] == "cpu" else row["backend"]
+        device = f"{row['provenance']['device']}, {how}"
         case = f"{row['case']}, {row['dtype']}, {row['direction']}"
         ratio = row["median_us"] / row["floor_us"]
         against = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in row["speedup"].items())
