@@ -33,9 +33,8 @@ constexpr int query_grad_tiles(int depth) { return depth == 32 ? 2 : 1; }
 // Cuts up a launch with `rows` queries per CTA.
 inline HaloPlan plan_halo(const HaloJob& job, int rows) {
   HaloPlan plan{};
-  const int queries = job.window * job.window;
-  plan.group = rows > queries ? rows / queries : 1;
-  plan.split = rows < queries ? queries / rows : 1;
+  plan.group = halo_group(job.window, rows);
+  plan.split = halo_split(job.window, rows);
   plan.tiles = (job.side() + 7) / 8;
   plan.pitch = (plan.group - 1) * job.window + 8 * plan.tiles;
   // Keys and values of one row.
@@ -48,8 +47,7 @@ inline HaloPlan plan_halo(const HaloJob& job, int rows) {
   // At least two chunks, so that work begins while the second is on its way.
   plan.chunk_rows = min(plan.chunk_rows, (job.side() / 2 + unit - 1) / unit * unit);
   plan.places = (plan.chunk_rows * plan.tiles + 3) / 4 * 4;
-  plan.ctas = int64_t(job.batch) * job.rows() * ((job.columns() + plan.group - 1) / plan.group) *
-              job.heads * plan.split;
+  plan.ctas = halo_ctas(job, rows);
   const size_t table = job.bias ? size_t(job.span() * job.span() + kTablePadding) * 4 : 0;
   plan.shared_bytes = size_t(rows) * job.depth * 2 + 2 * size_t(plan.chunk_rows) * row_bytes +
                       size_t(plan.places) * 8 + table;
@@ -72,8 +70,7 @@ bool launch_halo_forward(const HaloJob& job, size_t max_shared, cudaStream_t str
   ring.chunk = min(most_tiles<D>(kGroup), ring.columns);
   const size_t bytes = size_t(kRows) * D * 2 + 2 * size_t(ring.chunk) * kTileBytes +
                        (job.bias ? pair_bytes<W>(job.span()) : 0);
-  const int64_t ctas = int64_t(job.batch) * job.rows() * ((job.columns() + kGroup - 1) / kGroup) *
-                       job.heads * halo_split(W, kRows);
+  const int64_t ctas = halo_ctas(job, kRows);
   if (bytes > max_shared || ctas > kMaxCtas) return false;
   auto* kernel = job.bias ? &halo_forward<T, D, MT, W, true> : &halo_forward<T, D, MT, W, false>;
   error = launch(kernel, dim3(unsigned(ctas)), kHaloThreads, bytes, stream, job, ring);

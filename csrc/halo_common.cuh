@@ -46,6 +46,20 @@ struct HaloJob {
   __host__ __device__ int columns() const { return (left + width + window - 1) / window; }
 };
 
+// Blocks side by side in a CTA of `rows` queries, and CTAs per block.
+constexpr int halo_group(int window, int rows) {
+  return rows > window * window ? rows / (window * window) : 1;
+}
+constexpr int halo_split(int window, int rows) {
+  return rows < window * window ? window * window / rows : 1;
+}
+// CTAs of a launch.
+inline int64_t halo_ctas(const HaloJob& job, int rows) {
+  const int group = halo_group(job.window, rows), split = halo_split(job.window, rows);
+  return int64_t(job.batch) * job.rows() * ((job.columns() + group - 1) / group) * job.heads *
+         split;
+}
+
 // The block, or group of blocks, that a CTA works on. Heads come first and then neighbours, so
 // that CTAs that run together find each other's pixels in the L2 cache.
 struct HaloItem {

@@ -173,19 +173,17 @@ __global__ __launch_bounds__(kHaloThreads, forward_ctas(D)) void halo_forward(Ha
 
   const HaloLoader<T, D> loader(job, item, y0, x0, y0 + last - 1);
   RingChunk coming{first, begin};
-  int stage_in = 0;
-  const auto load = [&] {
+  const auto load = [&](int stage) {
     if (coming.row < last) {
-      loader.template load<most_tiles<D>(kGroup)>(stages + stage_in * stage_pieces, coming.row,
+      loader.template load<most_tiles<D>(kGroup)>(stages + stage * stage_pieces, coming.row,
                                                   coming.column,
                                                   min(ring.chunk, end - coming.column));
       coming.advance<kGroup != 1>(begin, end, ring.chunk, RT);
     }
     commit_copies();
-    stage_in ^= 1;
   };
   load_queries<D, kRows>(own, job, item, place);
-  load();
+  load(0);
   if (kBias) load_pairs<W>(table, job, item.head, ring.factor);
 
   wait_copies<0>();
@@ -202,7 +200,7 @@ __global__ __launch_bounds__(kHaloThreads, forward_ctas(D)) void halo_forward(Ha
        chunk.advance<kGroup != 1>(begin, end, ring.chunk, RT)) {
     wait_copies<0>();
     __syncthreads();
-    load();
+    load(stage ^ 1);
     const uint4* keys = stages + stage * stage_pieces;
     stage ^= 1;
     if (!active) continue;

@@ -20,14 +20,6 @@ constexpr int kKeyRows = D == 32 ? 4 : 2;
 template <int D>
 constexpr int kTilePieces = kKeyRows<D> * D;
 
-// Blocks side by side in a CTA of `rows` queries, and CTAs per block.
-constexpr int halo_group(int window, int rows) {
-  return rows > window * window ? rows / (window * window) : 1;
-}
-constexpr int halo_split(int window, int rows) {
-  return rows < window * window ? window * window / rows : 1;
-}
-
 // Tiles of a chunk at most, where a CTA has `group` blocks side by side. Those see different
 // columns; all columns in one chunk then give every warp something to do.
 template <int D>

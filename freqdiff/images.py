@@ -118,16 +118,15 @@ class OpenedImage:
         grey = self._colour.shape[1] == 1
         colour = _luma(rgb) if grey else rgb
         if (white := _WHITE.get(self._colour.dtype)) is not None:
-            if colour.device.type != "cpu":
-                light = srgb_to_linear(colour) if self.linear else colour
+            if colour.device.type == "cpu":
+                result = torch.empty(colour.shape, dtype=self._colour.dtype)
+            else:  # in the order that is wanted in the end, which takes a CPU longer to make
                 result = torch.empty_like(self._colour, device=colour.device)
-                return result.copy_((light * white).round_().clamp_(0, white)).cpu()
-            result = torch.empty(colour.shape, dtype=self._colour.dtype)
             for picture, target in zip(colour, result, strict=True):
                 for plane, samples in zip(picture, target, strict=True):  # a float plane at a time
                     plane = srgb_to_linear(plane) if self.linear else plane
                     samples.copy_((plane * white).round_().clamp_(0, white))
-            return result
+            return result.cpu()
         colour = colour.cpu()
         result = colour.clamp(0, 1)
         result = (srgb_to_linear(result) if self.linear else result).to(self._colour.dtype)
@@ -290,7 +289,7 @@ def _opened(
     exif: bytes | None = None,
     icc: bytes | None = None,
 ) -> OpenedImage:
-    """Check the values of ``colour`` (B, 1 or 3, H, W) and build the float picture."""
+    """Check the values of ``colour`` (B, 1 or 3, H, W) and build the picture."""
     if colour.dtype not in _WHITE:
         low, high = _check_finite(colour, name)
         if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:

@@ -26,12 +26,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 if SIDE_BY_SIDE:
     os.environ["OMP_NUM_THREADS"] = "1"
+# What torch says on a GPU of the deterministic algorithms that poison memory below.
+DETERMINISM = ("Deterministic behavior was enabled", ".*not have a deterministic implementation")
 torch.set_num_threads(1 if SIDE_BY_SIDE else min(2, os.cpu_count() or 1))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests first: side by side, none of them is left alone at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            for warning in DETERMINISM:
+                item.add_marker(pytest.mark.filterwarnings(f"ignore:{warning}:UserWarning"))
 
 
 @pytest.fixture(autouse=True)

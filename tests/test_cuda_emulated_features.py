@@ -3,7 +3,7 @@
 import pytest
 import torch
 from emulated import Library, operation_library
-from precision import error, in_float64, photo
+from precision import assert_as_precise, error, in_float64, photo
 from torch import Tensor
 
 from freqdiff_kernels import gradients, reference
@@ -35,8 +35,7 @@ def check(library: Library, image: Tensor, *options: object, dtype: torch.dtype)
     result = features(library, image, *options, dtype)
     expected = reference.fft_features(image, *options, dtype)
     exact = reference.fft_features(in_float64(image), *options, torch.float64)
-    rounding = torch.finfo(dtype).eps / 2
-    assert error(result, exact) <= 2 * error(expected, exact) + rounding
+    assert_as_precise(result, expected, exact)
     return result
 
 
@@ -144,8 +143,7 @@ def test_bands(library: Library, window: int, layout: str) -> None:
         arguments = (*options, radial, angular)
         expected = reference.fft_bands(image, *arguments, torch.float32)
         exact = reference.fft_bands(image.double(), *arguments, torch.float64)
-        rounding = torch.finfo(torch.float32).eps / 2
-        assert error(result, exact) <= 2 * error(expected, exact) + rounding
+        assert_as_precise(result, expected, exact)
         same = bands(library, image.double(), options, radial, angular, torch.float64)
         torch.testing.assert_close(same, exact)
 
@@ -168,8 +166,7 @@ def test_bands_of_bytes(library: Library, window: int, taper: str, layout: str) 
         for dtype in (torch.float32, torch.bfloat16):
             result = bands(library, image, options, 4, 8, dtype)
             expected = reference.fft_bands(image, *options, 4, 8, dtype)
-            rounding = torch.finfo(dtype).eps / 2
-            assert error(result, exact) <= 2 * error(expected, exact) + rounding
+            assert_as_precise(result, expected, exact)
 
 
 def test_bands_of_many_windows_and_odd_numbers_of_bands(library: Library) -> None:
@@ -179,8 +176,7 @@ def test_bands_of_many_windows_and_odd_numbers_of_bands(library: Library) -> Non
         for dtype in (torch.float32, torch.float16):
             result = bands(library, image, options, *counts, dtype)
             expected = reference.fft_bands(image, *options, *counts, dtype)
-            rounding = torch.finfo(dtype).eps / 2
-            assert error(result, exact) <= 2 * error(expected, exact) + rounding
+            assert_as_precise(result, expected, exact)
             later = bands(library, image[1:], options, *counts, dtype)
             assert torch.equal(later, result[1:])
 
@@ -226,8 +222,7 @@ def test_backward(library: Library, window: int, layout: str) -> None:
         result = backward(library, grad, image, options)
         expected = gradients.fft_features_backward(grad, image, *options)
         exact = gradients.fft_features_backward(grad.double(), image.double(), *options)
-        rounding = torch.finfo(torch.float32).eps / 2
-        assert error(result, exact) <= 2 * error(expected, exact) + rounding
+        assert_as_precise(result, expected, exact)
         same = backward(library, grad.double(), image.double(), options)
         torch.testing.assert_close(same, exact)
 
@@ -243,8 +238,7 @@ def test_dtypes_of_the_backward(
     result = backward(compiled, grad, image, options)
     expected = gradients.fft_features_backward(grad, image, *options)
     exact = gradients.fft_features_backward(grad.double(), image.double(), *options)
-    rounding = torch.finfo(dtype).eps / 2
-    assert error(result, exact) <= 2 * error(expected, exact) + rounding
+    assert_as_precise(result, expected, exact)
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (4, 300), (12, 8)])
@@ -267,7 +261,6 @@ def test_backward_of_bands(library: Library, window: int, layout: str) -> None:
         result = backward(library, grad, image, options, *counts)
         expected = gradients.fft_bands_backward(grad, image, *options, *counts)
         exact = gradients.fft_bands_backward(grad.double(), image.double(), *options, *counts)
-        rounding = torch.finfo(torch.float32).eps / 2
-        assert error(result, exact) <= 2 * error(expected, exact) + rounding
+        assert_as_precise(result, expected, exact)
         same = backward(library, grad.double(), image.double(), options, *counts)
         torch.testing.assert_close(same, exact)
