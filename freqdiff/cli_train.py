@@ -72,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in which the blur estimator learns alone",
     )
     parser.add_argument(
-        "--progressive", action="store_true", help="4 times as many half-size crops in these"
+        "--progressive",
+        action="store_true",
+        help="more crops, of half the side, until the learning rate falls",
     )
     parser.add_argument(
         "--fsdp", action="store_true", help="share the weights out over the processes"

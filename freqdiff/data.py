@@ -43,9 +43,11 @@ _SMOOTH_FILTERS = (
     Image.Resampling.LANCZOS,
 )
 _MOST_ENLARGED = 2.0
-_CHUNK = {"cpu": 8, "cuda": 256}
-"""Pairs that are blurred at once: what stays in the cache of a CPU; on a GPU the launches take as
-long for few as for many (H100: 64 at once, 1,650 crops of 256 px a second)."""
+_CHUNK = 8
+"""Pairs that a CPU blurs at once: what stays in its cache."""
+_GPU_CHUNK_PIXELS = 256 * (256 + 2 * MARGIN) ** 2
+"""Pixels that a GPU blurs at once, with margins: the launches take as long for few as for many
+(H100: 64 crops of 256 px at once, 1,650 of them a second)."""
 _CACHED_PHOTOS = 64
 _LEAST_SHRINK = 1.2
 """What is left to the resampling filter of a crop, in which the filters differ; the rest is done by
@@ -184,12 +186,11 @@ class Blocks(Dataset[Item]):
     def preload(self) -> None:
         """Read what the worker processes share: nothing, if not told otherwise."""
 
-    def halved(self) -> Self:
-        """The same source with crops of half the side and four times as many of them in a block."""
+    def halved(self, times: int) -> Self:
+        """The same source with crops of half the side and `times` as many of them in a block."""
+        crop, count = self.config.crop // 2, times * self.config.pairs_per_block
         other = copy.copy(self)
-        other.config = dataclasses.replace(
-            self.config, crop=self.config.crop // 2, pairs_per_block=4 * self.config.pairs_per_block
-        )
+        other.config = dataclasses.replace(self.config, crop=crop, pairs_per_block=count)
         return other
 
 
@@ -206,7 +207,6 @@ class PairBlocks(Blocks):
         super().__init__(config, device)
         self.paths = list_photos(folder)
         self._least = config.crop + 2 * MARGIN
-        self._chunk = _CHUNK["cpu" if device == "cpu" else "cuda"]
         self._cache: dict[Path, list[Image.Image]] = {}
 
     def __len__(self) -> int:
@@ -223,6 +223,8 @@ class PairBlocks(Blocks):
     def sharp(self, block: int) -> SharpBlock:
         """Crops and exposures of a block."""
         crops, origins, scenes, chunks, seeds, cameras = [], [], [], [], [], []
+        side = self.config.crop + 2 * MARGIN
+        chunk = _CHUNK if self.device == "cpu" else max(1, _GPU_CHUNK_PIXELS // side**2)
         for index in range(self.config.pairs_per_block):
             rng = np.random.default_rng([self.config.seed, block, index])
             crop, origin, frame = self._sharp_crop(rng)
@@ -231,7 +233,7 @@ class PairBlocks(Blocks):
             cameras.append(camera.vector())
             crops.append(crop)
             origins.append(origin)
-            if len(scenes) == self._chunk or index + 1 == self.config.pairs_per_block:
+            if len(scenes) == chunk or index + 1 == self.config.pairs_per_block:
                 chunks.append(stack_scenes(scenes))
                 seeds.append(int(rng.integers(2**62)))
                 scenes = []

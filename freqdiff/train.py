@@ -296,12 +296,21 @@ class Training:
         default = min(12, os.cpu_count() or 1) if self.accelerator.device.type == "cuda" else 1
         workers = default if self.workers is None else self.workers
         while True:
-            small = self.config.progressive and self._anchor_only()
-            source = self.pairs.halved() if small else self.pairs
-            batch = self.config.batch * (4 if small else 1)
-            stream = batches(source, batch, self.step, workers, self.lanes)
-            while small == (self.config.progressive and self._anchor_only()):
+            times = self._times_as_many()
+            source = self.pairs if times == 1 else self.pairs.halved(times)
+            stream = batches(source, times * self.config.batch, self.step, workers, self.lanes)
+            while times == self._times_as_many():
                 yield [next(stream) for _ in self.lanes.own]
+
+    def _times_as_many(self) -> int:
+        """By what factor a batch has more crops in the present step; above 1, of half the side."""
+        if not self.config.progressive or self._falls():
+            return 1
+        return 4 if self._anchor_only() else 2
+
+    def _falls(self) -> bool:
+        """Whether the present step belongs to the last ones, in which the learning rate falls."""
+        return self.step >= (1 - self.config.decay_share) * self.config.steps
 
     def _anchor_only(self) -> bool:
         """Whether the blur estimator learns alone in the present step."""
@@ -321,8 +330,7 @@ class Training:
             self._rate_from = self.step, elapsed
             return
         first, begun = self._rate_from
-        falls = self.step >= (1 - self.config.decay_share) * self.config.steps
-        if not falls:
+        if not self._falls():
             rate = (self.step - first) / (elapsed - begun)
             left = _KEPT_BACK * (seconds - elapsed) * rate
             self.config = dataclasses.replace(self.config, steps=self.step + max(1, int(left)))

@@ -19,8 +19,8 @@ class TrainConfig:
         steps: optimiser steps of the whole run (the cosine ends there).
         batch: pairs that the network sees at once.
         accumulate: batches of each process whose gradients make one step.
-        progressive: while the blur estimator learns alone, crops have half the side and there are
-            four times as many of them.
+        progressive: until the learning rate falls, crops have half the side: while the blur
+            estimator learns alone four times as many, later twice as many.
         learning_rate, warmup, weight_decay: AdamW.
         schedule: "linear" stays at the peak and decays over the last `decay_share` of the steps, so
             that a run can be made longer when it is resumed; "cosine" is the paper's.
@@ -90,14 +90,7 @@ def check_crops(model: ModelConfig, config: TrainConfig, data: DataConfig) -> No
             f"Model {model.name!r} cannot train on crops of {data.crop} pixels: "
             f"give a multiple of {model.alignment}."
         )
-    if not config.progressive:
-        return
-    if model.anchor != "wiener":
-        raise TrainingError(
-            f"Model {model.name!r} has no blur estimator that could learn alone from smaller "
-            "crops: leave out --progressive."
-        )
-    if data.crop % (2 * model.alignment):
+    if config.progressive and data.crop % (2 * model.alignment):
         raise TrainingError(
             f"Model {model.name!r} cannot train on half of {data.crop} pixels at first: "
             f"give crops of a multiple of {2 * model.alignment}, or leave out --progressive."

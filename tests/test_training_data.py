@@ -68,7 +68,7 @@ def test_the_pairs_of_a_step_do_not_depend_on_who_has_which_lanes(photos: Path) 
 
 def test_half_size(photos: Path) -> None:
     full = PairBlocks(photos, dataclasses.replace(DATA, crop=32))
-    half = full.halved()
+    half = full.halved(4)
     assert half._cache is full._cache
     stream = batches(half, 16, 0, 0)
     assert next(stream).blurred.shape == (16, 3, 16, 16)
