@@ -82,6 +82,10 @@ class Row:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+_BUDGET = {"cpu": 12.0, "cuda": 3.0}
+"""Seconds for the runs of a contestant."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """Quantiles of the runs, in microseconds."""
@@ -151,15 +155,15 @@ def measure(
     contestants: dict[str, Contestant],
     device: str = "cpu",
     runs: int = 51,
-    budget: float = 12.0,
 ) -> tuple[dict[str, Timing], dict[str, int]]:
     """Time all contestants in turns, so that other work on the machine meets them all alike.
+
+    One that takes longer than `_BUDGET` runs less often, but at least nine times.
 
     Args:
         contestants: name -> function of the run number (to rotate its inputs).
         device: "cpu" or "cuda".
         runs: of each contestant.
-        budget: seconds after which a slow contestant runs less often, but at least nine times.
 
     Returns:
         The timings and the number of runs, by name.
@@ -169,7 +173,7 @@ def measure(
     for name, function in contestants.items():
         function(0)
         seconds = clock(function, 1)()
-        counts[name] = int(min(runs, max(min(runs, 9), budget / max(seconds, 1e-9))))
+        counts[name] = int(min(runs, max(min(runs, 9), _BUDGET[device] / max(seconds, 1e-9))))
     turns = sorted(
         ((turn + 0.5) / counts[name], name, turn)
         for name in contestants

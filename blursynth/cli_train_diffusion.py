@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 
-from freqdiff.arguments import minutes, whole_number
+from freqdiff.arguments import positive, whole_number
 from freqdiff.errors import InputError
 
 SUMMARY = "train the diffusion engine: its VAE, its denoiser, its likeness to real blur"
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--crop", type=whole_number(64), metavar="PX", help="side of the pairs")
     add("--long-side", type=whole_number(64), metavar="PX", help="larger photos are shrunk to it")
     add("--rate", type=float, metavar="X", help="learning rate")
-    add("--minutes", type=minutes, metavar="M", help="stop after this time")
+    add("--minutes", type=positive("minutes"), metavar="M", help="stop after this time")
     add("--finish", action="store_true", help="plan as many steps as --minutes allow")
     add("--learn", metavar="PARTS", help="base: as in controlnet,camera_encoder (all four)")
     add("--rank", type=number, metavar="N", help="align: of the LoRA weights")

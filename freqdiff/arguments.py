@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Literal, NoReturn
 
@@ -34,15 +35,19 @@ def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def minutes(text: str) -> float:
-    """A type of argument: a time above zero."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected minutes above 0, got {text!r}")
-    return value
+def positive(what: str) -> Callable[[str], float]:
+    """A type of argument: a number above zero, of what it is called."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"expected {what} above 0, got {text!r}")
+        return value
+
+    return parse
 
 
 def memory_size(text: str) -> int:
@@ -55,7 +60,7 @@ def memory_size(text: str) -> int:
         value = float(number) * unit
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a size such as 4G or 800M, got {text!r}")
     return int(value)
 

@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 
-from freqdiff.arguments import minutes, whole_number
+from freqdiff.arguments import positive, whole_number
 from freqdiff.errors import TrainingError
 
 SUMMARY = "train a model on sharp photos, or on pairs"
@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=number, metavar="N", help="steps of the whole run")
     parser.add_argument("--batch", type=number, metavar="N", help="pairs at once in a process")
     parser.add_argument("--accumulate", type=number, metavar="N", help="batches of a step (1)")
+    parser.add_argument(
+        "--learning-rate", type=positive("a learning rate"), metavar="R", help="peak of it (1e-3)"
+    )
     parser.add_argument("--crop", type=number, metavar="N", help="pixels, a multiple of 32")
     parser.add_argument(
         "--blur",
@@ -49,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help=", ".join(reversed(BLURS)),
     )
-    parser.add_argument("--minutes", type=minutes, metavar="M", help="stop after this time")
+    parser.add_argument(
+        "--minutes", type=positive("minutes"), metavar="M", help="stop after this time"
+    )
     parser.add_argument(
         "--finish",
         action="store_true",
@@ -118,6 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
         "steps": arguments.steps,
         "batch": arguments.batch,
         "accumulate": arguments.accumulate,
+        "learning_rate": arguments.learning_rate,
         "anchor_steps": arguments.anchor_steps,
     }
     paper = arguments.preset == "paper"

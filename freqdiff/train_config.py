@@ -54,7 +54,7 @@ class TrainConfig:
     anchor_steps: int = 5_000
     camera_dropout: float = 0.3
     psf_loss: float = 0.2
-    relative_floor: float | None = 0.003
+    relative_floor: float | None = 0.01
     validate_every: int = 1000
     save_every: int = 1000
     seed: int = 0

@@ -35,9 +35,14 @@ def data_rounding(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2 if dtype.is_floating_point else 0.0
 
 
-def assert_as_precise(result: Tensor, plain: Tensor, exact: Tensor) -> None:
-    """`result` of a kernel, `plain` of torch in the same dtype, `exact` computed in float64."""
+def assert_as_precise(
+    result: Tensor, plain: Tensor, exact: Tensor, data: torch.dtype | None = None
+) -> None:
+    """`result` of a kernel, `plain` of torch in the same dtype, `exact` computed in float64.
+
+    `data` is the dtype of what the result was made from, where that is another.
+    """
     assert (result.dtype, result.shape) == (plain.dtype, plain.shape)
     if exact.numel():
-        bound = 2 * error(plain, exact) + data_rounding(result.dtype)
+        bound = 2 * error(plain, exact) + data_rounding(data or result.dtype)
         assert error(result, exact) <= bound

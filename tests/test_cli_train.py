@@ -69,12 +69,18 @@ def test_settings(fake: type[FakeTraining]) -> None:
     assert (default["folder"], default["data"]) == (Path("runs/a"), "photos")
     assert (default["built"], default["sharded"]) == (False, False)
 
-    options = "--steps 50 --batch 4 --crop 64 --seed 3 --anchor-steps 9"
+    options = "--steps 50 --batch 4 --crop 64 --seed 3 --anchor-steps 9 --learning-rate 2e-4"
     options += " --minutes 0.5 --finish --workers 2 --compile --accumulate 3 --progressive"
     _, out, _ = commands.run(*COMMAND, *options.split())
     given = fake.made[-1]
     recipe = train.TrainConfig(
-        steps=50, batch=4, seed=3, anchor_steps=9, accumulate=3, progressive=True
+        steps=50,
+        batch=4,
+        seed=3,
+        anchor_steps=9,
+        accumulate=3,
+        progressive=True,
+        learning_rate=2e-4,
     )
     assert given["config"] == recipe
     assert (given["workers"], given["compiled"], given["finish"]) == (2, True, True)
@@ -127,6 +133,8 @@ def test_accelerate_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bad_input(tmp_path: Path) -> None:
     commands.refused(commands.run(*COMMAND, "--crop", 40), "crop is 40", "multiple of 32")
+    refused = commands.run(*COMMAND, "--learning-rate", 0)
+    commands.refused(refused, "a learning rate above 0", code=2)
     commands.refused(commands.run(*COMMAND, "--finish"), "--finish goes with --minutes")
     command = ("train", "--config", "tiny", "--output", tmp_path / "run", "--device", "cpu")
     commands.refused(commands.run(*command, "--data", tmp_path / "no"), "not a folder")

@@ -47,7 +47,8 @@ def test_attention(window: int, halo: int, depth: int, dtype: torch.dtype) -> No
         same = run(tensors, window, halo)
         exact = run([x.double() for x in tensors], window, halo)
     for trio in zip(results, same, exact, strict=True):
-        precision.assert_as_precise(*trio)
+        # The float32 sums of the bias share errors of 16-bit results, which are few to average.
+        precision.assert_as_precise(*trio, data=dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
