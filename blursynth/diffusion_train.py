@@ -37,15 +37,11 @@ from freqdiff import memory
 from freqdiff.errors import OutputError, TrainingError
 from freqdiff.photo import Photo, write_photo
 from freqdiff.processor import fast_in_bf16
-from freqdiff.progress import Progress, Throughput
+from freqdiff.progress import Pace, Progress, Throughput
 
 MODEL = "model"
 """Folder of the result, in that of the run."""
 _TOLD_STEPS = 20
-_RATE_STEPS = 50
-"""Steps between two looks at the speed."""
-_KEPT_BACK = 0.95
-"""Share of the time left that is planned with; validations and saving take some."""
 
 
 class DiffusionTraining:
@@ -122,8 +118,7 @@ class DiffusionTraining:
             OutputError: the folder cannot be written.
         """
         self.accelerator.init_trackers("tensorboard")
-        first, begun = None, 0.0
-        start, earlier = time.monotonic(), self.seconds
+        start, earlier, pace = time.monotonic(), self.seconds, Pace(seconds)
         stream = batches(self.stream, self.step, self.accelerator.device, self.workers)
         self._talks = progress and self.accelerator.is_main_process
         shown, speed = Progress(self.step, self.config.steps, self._talks), Throughput()
@@ -140,13 +135,10 @@ class DiffusionTraining:
                 shown.update(self.step, self.config.steps, loss, rate)
                 more = {"rate": self.config.rate(self.step), "crops_per_s": rate}
                 self.accelerator.log({**told, **more}, self.step)
-            if finish and self.step % _RATE_STEPS == 0:
-                if first is None:  # what came before was slower: first photos, first launches
-                    first, begun = self.step, elapsed
-                elif self.step < (1 - self.config.decay_share) * self.config.steps:
-                    left = _KEPT_BACK * (seconds - elapsed) * (self.step - first)
-                    steps = self.step + max(1, int(left / (elapsed - begun)))
-                    self.config = dataclasses.replace(self.config, steps=steps)
+            if finish and math.isfinite(seconds):
+                falls = self.step >= (1 - self.config.decay_share) * self.config.steps
+                steps = pace.plan(self.step, elapsed, falls) or self.config.steps
+                self.config = dataclasses.replace(self.config, steps=steps)
             if self.step % self.config.validate_every == 0:
                 self.validate()
             if self.step % self.config.save_every == 0:

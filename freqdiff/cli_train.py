@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--learning-rate", type=positive("a learning rate"), metavar="R", help="peak of it (1e-3)"
     )
+    parser.add_argument(
+        "--relative-floor",
+        type=positive("a floor"),
+        metavar="F",
+        help="the smaller, the more careful with sharp photos (0.03)",
+    )
     parser.add_argument("--crop", type=number, metavar="N", help="pixels, a multiple of 32")
     parser.add_argument(
         "--blur",
@@ -124,6 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
         "batch": arguments.batch,
         "accumulate": arguments.accumulate,
         "learning_rate": arguments.learning_rate,
+        "relative_floor": arguments.relative_floor,
         "anchor_steps": arguments.anchor_steps,
     }
     paper = arguments.preset == "paper"

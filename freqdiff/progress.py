@@ -1,15 +1,20 @@
-"""How far a training run is: a bar on a terminal, else a line now and then."""
+"""How far a training run is: a bar on a terminal, else a line now and then; how far it will get."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 import time
+from collections.abc import Hashable
 
 from tqdm import tqdm
 
 _EVERY_S = 20
 _RECENT_STEPS = 100
+_PACE_STEPS = 50
+"""Steps between two looks at the speed."""
+_KEPT_BACK = 0.95
+"""Share of the time left that is planned with; validations and saving take some."""
 
 
 @dataclasses.dataclass
@@ -72,3 +77,36 @@ class Progress:
     def close(self) -> None:
         """End the bar."""
         self._bar.close()
+
+
+class Pace:
+    """How many steps fit into a time, by the speed of those that were taken.
+
+    Args:
+        seconds: the time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._from: tuple[Hashable, int, float] | None = None
+
+    def plan(self, step: int, elapsed: float, falls: bool, kind: Hashable = None) -> int | None:
+        """Steps of the whole run, or None where they stay as they are.
+
+        Args:
+            step: steps taken.
+            elapsed: seconds of the time that are over.
+            falls: whether the learning rate falls, from when on the steps stay as they are; unless
+                steps of another kind begin with that, which are looked at once.
+            kind: steps of one kind take equally long.
+        """
+        if step % _PACE_STEPS:
+            return None
+        if self._from is None or self._from[0] != kind:
+            self._from = kind, step, elapsed  # what came before was slower: photos, compiling
+            return None
+        _, first, begun = self._from
+        if falls and step > first + _PACE_STEPS:
+            return None
+        left = _KEPT_BACK * (self._seconds - elapsed) * (step - first) / (elapsed - begun)
+        return step + max(1, int(left))

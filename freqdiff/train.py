@@ -30,17 +30,13 @@ from freqdiff.info import device_name
 from freqdiff.loss import training_loss
 from freqdiff.model import ModelConfig
 from freqdiff.processor import fast_in_bf16
-from freqdiff.progress import Progress, Throughput
+from freqdiff.progress import Pace, Progress, Throughput
 from freqdiff.sharding import local, shard, whole
 from freqdiff.stream import Lanes, batches, steps_per_block
 from freqdiff.train_config import TrainConfig, check_crops, learning_rate
 from freqdiff.validation import Validation
 
 _STATE = "state.safetensors"
-_RATE_STEPS = 100
-"""Steps between two looks at the speed."""
-_KEPT_BACK = 0.97
-"""Share of the time left that is planned with; validations take some."""
 _MOST_LANES = 4096
 _OTHER_SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -255,10 +251,9 @@ class Training:
         Raises:
             TrainingError: the loss became infinite or exploded; the last state stays as it was.
         """
-        self._rate_from: tuple[int, float] | None = None
         self.accelerator.init_trackers("tensorboard")
         start, earlier, timed = time.monotonic(), self.seconds, math.isfinite(seconds)
-        stream = self._batches()
+        stream, pace = self._batches(), Pace(seconds)
         talks = progress and self.accelerator.is_main_process
         shown = Progress(self.step, self.config.steps, talks)
         elapsed = 0.0
@@ -279,8 +274,10 @@ class Training:
                 shown.update(self.step, self.config.steps, loss, speed)
                 values = {"loss": loss, "learning_rate": lr, "crops_per_second": speed}
                 self.accelerator.log(values, self.step)
-            if finish and self.step % _RATE_STEPS == 0:
-                self._finish_in(elapsed, seconds)
+            if finish and timed:
+                kind = self._times_as_many(), self._anchor_only()
+                steps = pace.plan(self.step, elapsed, self._falls(), kind) or self.config.steps
+                self.config = dataclasses.replace(self.config, steps=steps)
             if self.step % self.config.validate_every == 0:
                 self._validate()
             if self.step % self.config.save_every == 0:
@@ -323,17 +320,6 @@ class Training:
             return seconds
         value = torch.tensor(seconds, dtype=torch.float64, device=self.accelerator.device)
         return float(broadcast(value))
-
-    def _finish_in(self, elapsed: float, seconds: float) -> None:
-        """Let the schedule end when the time does; as it is once the learning rate falls."""
-        if self._rate_from is None:  # what came before was slower: compiling, first photos
-            self._rate_from = self.step, elapsed
-            return
-        first, begun = self._rate_from
-        if not self._falls():
-            rate = (self.step - first) / (elapsed - begun)
-            left = _KEPT_BACK * (seconds - elapsed) * rate
-            self.config = dataclasses.replace(self.config, steps=self.step + max(1, int(left)))
 
     def _advance(self, some: list[Pairs]) -> Tensor:
         """One step of the optimiser with this process's batches.

@@ -34,7 +34,8 @@ class TrainConfig:
             settings of the others that are left out; for models that use them.
         psf_loss: weight of the cross entropy of the estimated kernels.
         relative_floor: samples are weighted by 1 / (|x0 - y|^2 / r^2 + relative_floor), so that
-            lightly blurred photos count as in a mean of PSNR gains; None: all weigh 1.
+            lightly blurred photos count as in a mean of PSNR gains; None: all weigh 1. The smaller,
+            the more what is done to sharp photos counts, which light blur cannot be told from.
         validate_every, save_every: steps between validations and saved states.
         seed: of weights, noise and data.
     """
@@ -54,7 +55,7 @@ class TrainConfig:
     anchor_steps: int = 5_000
     camera_dropout: float = 0.3
     psf_loss: float = 0.2
-    relative_floor: float | None = 0.01
+    relative_floor: float | None = 0.03
     validate_every: int = 1000
     save_every: int = 1000
     seed: int = 0

@@ -70,6 +70,7 @@ def test_settings(fake: type[FakeTraining]) -> None:
     assert (default["built"], default["sharded"]) == (False, False)
 
     options = "--steps 50 --batch 4 --crop 64 --seed 3 --anchor-steps 9 --learning-rate 2e-4"
+    options += " --relative-floor 0.1"
     options += " --minutes 0.5 --finish --workers 2 --compile --accumulate 3 --progressive"
     _, out, _ = commands.run(*COMMAND, *options.split())
     given = fake.made[-1]
@@ -81,6 +82,7 @@ def test_settings(fake: type[FakeTraining]) -> None:
         accumulate=3,
         progressive=True,
         learning_rate=2e-4,
+        relative_floor=0.1,
     )
     assert given["config"] == recipe
     assert (given["workers"], given["compiled"], given["finish"]) == (2, True, True)

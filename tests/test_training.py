@@ -24,7 +24,7 @@ from toys import SMALL_PAIRS as DATA
 from toys import TOY, WIENER_TOY, random_denoiser, write_photos
 from training_runs import RECIPE, STATE, assert_same_state, begin, run
 
-from freqdiff import atomic, train
+from freqdiff import atomic, progress, train
 from freqdiff.checkpoint import load_model
 from freqdiff.denoiser import Denoiser
 from freqdiff.diffusion import Objective
@@ -175,7 +175,7 @@ def test_compiled_training_gives_what_training_gives(
 def test_the_schedule_ends_with_the_time(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "_RATE_STEPS", 5)
+    monkeypatch.setattr(progress, "_PACE_STEPS", 5)
     training = begin(tmp_path, photos, steps=1_000_000, save_every=10**9)
     start = time.monotonic()
     training.run(seconds=4, finish=True, progress=False)
@@ -184,6 +184,16 @@ def test_the_schedule_ends_with_the_time(
     # As many steps as there was time for, so that the learning rate had come down.
     assert training.step >= 0.8 * training.config.steps
     assert learning_rate(training.config, training.step) < 0.7 * training.config.learning_rate
+
+
+def test_the_time_is_met_where_the_last_steps_take_longer() -> None:
+    pace, steps, step, elapsed = progress.Pace(3000), 1_000_000, 0, 0.0
+    while step < steps:
+        elapsed += 3 if step >= 0.7 * steps else 1
+        step += 1
+        falls = step >= 0.7 * steps
+        steps = pace.plan(step, elapsed, falls, kind=falls) or steps
+    assert 2700 < elapsed < 3000
 
 
 @pytest.mark.parametrize("cause", ["learning rate", "nan", "explosion"])
