@@ -36,6 +36,8 @@ help: ## list the targets
 demo: $(RUN) ## deblur a real photo; the pictures go to demo_output/
 	$(PY) -m benchmarks.demo --output demo_output $(ARGS)
 
+# The tests start many processes, which compile the sources once for all.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(DEV) ## run the tests, as many side by side as there are cores
 	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
@@ -85,10 +87,7 @@ results: $(DEV) ## write the README's tables from benchmarks/results/*.json
 
 train-tiny: $(DEV) ## train the shipped tiny model again: make train-tiny DATA=folder of sharp photos
 	@[[ -d "$(DATA)" ]] || { echo "DATA must name a folder of sharp photos: make train-tiny DATA=path/to/photos" >&2; exit 2; }
-	$(PY) -m freqdiff train --config tiny --progressive --batch 32 --steps 16000 --anchor-steps 4000 \
-	  --relative-floor 0.003 --data "$(DATA)" --output runs/tiny/first $(ARGS)
-	$(PY) -m freqdiff train --config tiny --init runs/tiny/first/model --steps 3400 --anchor-steps 0 \
-	  --learning-rate 5e-4 --data "$(DATA)" --output runs/tiny/last $(ARGS)
+	$(PY) -m freqdiff train --config tiny --progressive --batch 32 --steps 16000 --data "$(DATA)" --output runs/tiny $(ARGS)
 
 wheel: $(RUN) ## build the wheel into dist/
 	rm -rf build

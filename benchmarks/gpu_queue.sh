@@ -140,11 +140,11 @@ train_command() {
         COMMAND+=(--steps 2 --batch 2 --crop 32)
       else
         case $name in
-          tiny) COMMAND+=(--batch 32 --steps "${!steps:-20000}") ;;
-          base) COMMAND+=(--batch 16 --steps "${!steps:-20000}") ;;
-          adv) COMMAND+=(--batch 8 --steps "${!steps:-20000}") ;;
+          tiny) COMMAND+=(--batch 32 --steps "${!steps:-16000}" --progressive) ;;
+          base) COMMAND+=(--batch 16 --steps "${!steps:-20000}" --anchor-steps 0) ;;
+          adv) COMMAND+=(--batch 8 --steps "${!steps:-20000}" --anchor-steps 0) ;;
         esac
-        COMMAND+=(--anchor-steps 0 --finish "${COMPILE[@]}")
+        COMMAND+=(--finish "${COMPILE[@]}")
       fi
       if [[ ! -f $WORK/$name/state.safetensors ]]; then
         if [[ -d $WORK/$name/start ]]; then

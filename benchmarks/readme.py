@@ -20,7 +20,7 @@ from benchmarks.harness import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
 TITLES = {
-    "evaluate_validation": "8 held-out 4K photos, simulated camera blur",
+    "evaluate_validation": "8 held-out 4K photos, 5 simulated blurs each",
     "evaluate_reds_320x180": "REDS, real video blur, 320x180",
     "evaluate_gopro": "GoPro, one frame of real camera motion",
     "evaluate_levin": "Levin 2009, measured camera shake",

@@ -69,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="ONNX file, folder or name of transformers' model",
     )
+    parser.add_argument(
+        "--draws", type=whole_number(1), default=1, metavar="N", help="blurs of each photo (1)"
+    )
     add_model_options(parser)
     parser.add_argument(
         "--limit", type=whole_number(1), metavar="N", help="only the first N photos"
@@ -100,6 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--align does not go with --dataset, which has a protocol of its own.")
     if arguments.linear and arguments.pairs is None:
         raise InputError("--linear goes with --pairs, whose photos it is about.")
+    if arguments.draws > 1 and arguments.synthetic is None:
+        raise InputError("--draws goes with --synthetic, whose photos are blurred.")
     if arguments.downstream_model is not None and arguments.downstream is None:
         raise InputError("--downstream-model goes with --downstream, which says what it does.")
     kind, count, facts, samples = _samples(arguments)
@@ -168,8 +173,9 @@ def _samples(
     data = {"data": [_label(folder)]}
     if arguments.unharmed is not None:
         return "unharmed", len(paths), data, sharp_samples(paths, folder)
-    samples = synthetic_samples(paths, folder, arguments.seed)
-    return "synthetic", len(paths), data, samples
+    draws = arguments.draws
+    samples = synthetic_samples(paths, folder, arguments.seed, draws)
+    return "synthetic", len(paths) * draws, {**data, "draws": draws}, samples
 
 
 def _check_save(save: Path, arguments: argparse.Namespace) -> None:

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--relative-floor",
         type=positive("a floor"),
         metavar="F",
-        help="the smaller, the more careful with sharp photos (0.03)",
+        help="the smaller, the more careful with sharp photos (0.003)",
     )
     parser.add_argument("--crop", type=number, metavar="N", help="pixels, a multiple of 32")
     parser.add_argument(

@@ -6,6 +6,7 @@ PSNR and SSIM are of the result rounded to 8 bit, compared by one of `freqdiff.p
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -115,17 +116,23 @@ def sharp_samples(paths: Iterable[Path], folder: Path) -> Iterator[Sample]:
         yield Sample(_name(path, folder), open_image(path), None, path.name)
 
 
-def synthetic_samples(paths: Iterable[Path], folder: Path, seed: int) -> Iterator[Sample]:
+def synthetic_samples(
+    paths: Sequence[Path], folder: Path, seed: int, draws: int = 1
+) -> Iterator[Sample]:
     """Samples of sharp photos that the physics engine blurs, photo i by (`seed`, i).
+
+    With several `draws` every photo is blurred as often, by `seed`, `seed` + 1, ...; the names then
+    begin with these.
 
     Raises:
         InputError: a file that cannot be read.
     """
-    for index, path in enumerate(paths):
+    for drawn, (index, path) in itertools.product(range(seed, seed + draws), enumerate(paths)):
         sharp = open_image(path).rgb[0]
-        own = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
+        own = int(np.random.SeedSequence([drawn, index]).generate_state(1, np.uint64)[0])
         blurred = synthesize(sharp, seed=own).blurred
-        yield Sample(_name(path, folder), open_image(blurred), sharp, path.name, save_input=True)
+        name = f"{drawn}/{_name(path, folder)}" if draws > 1 else _name(path, folder)
+        yield Sample(name, open_image(blurred), sharp, path.name, save_input=True)
 
 
 def measure(

@@ -55,7 +55,7 @@ class TrainConfig:
     anchor_steps: int = 5_000
     camera_dropout: float = 0.3
     psf_loss: float = 0.2
-    relative_floor: float | None = 0.03
+    relative_floor: float | None = 0.003
     validate_every: int = 1000
     save_every: int = 1000
     seed: int = 0

@@ -135,6 +135,15 @@ def test_synthetic_blur_depends_on_the_seed_alone(models: Path) -> None:
     assert first["images"][0]["input"] == compare(blurred, rgb("sharp/a.png"))
     other = evaluate("--synthetic", "sharp", "--seed", 6, model=models / "untrained")
     assert other["input"] != first["input"]
+    both = evaluate("--synthetic", "sharp", "--seed", 5, "--draws", 2, model=models / "untrained")
+    assert [image["name"] for image in both["images"]] == [
+        "5/a.png",
+        "5/b.png",
+        "6/a.png",
+        "6/b.png",
+    ]
+    scores = [image["input"] for image in both["images"]]
+    assert scores == [image["input"] for image in first["images"] + other["images"]]
     Image.open("sharp/a.png").save("sharp/c.png")
     third = evaluate("--synthetic", "sharp", "--seed", 5, model=models / "untrained")
     assert third["images"][2]["input"] != third["images"][0]["input"]
