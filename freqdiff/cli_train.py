@@ -12,7 +12,7 @@ from freqdiff.arguments import positive, whole_number
 from freqdiff.errors import TrainingError
 
 SUMMARY = "train a model on sharp photos, or on pairs"
-USAGE = "--config NAME (--data DIR | --pairs PATH)\n                      --output DIR [options]"
+USAGE = "--config NAME --data DIR --output DIR [options]"
 EXAMPLES = """\
 A run that was stopped goes on when the same command is given again.
 
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--relative-floor",
         type=positive("a floor"),
         metavar="F",
-        help="the smaller, the more careful with sharp photos (0.003)",
+        help="smaller: more careful with sharp photos (0.003)",
     )
     parser.add_argument("--crop", type=number, metavar="N", help="pixels, a multiple of 32")
     parser.add_argument(
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init",
         metavar="MODEL",
-        help="start with the weights of a model, or with its blur estimator",
+        help="start with a model's weights, or its blur estimator",
     )
     parser.add_argument(
         "--anchor-steps",
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progressive",
         action="store_true",
-        help="more crops, of half the side, until the learning rate falls",
+        help="more crops, of half the side, at first",
     )
     parser.add_argument(
         "--fsdp", action="store_true", help="share the weights out over the processes"
