@@ -94,6 +94,8 @@ def main() -> None:
     for row in measured:
         rows.append(row)
         write(path, rows)  # whatever stops it, what was measured is there
+    if not rows:
+        sys.exit(f"{options.only} has no case for {device}")
     print(f"wrote {path}", file=sys.stderr)
 
 
