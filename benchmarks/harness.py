@@ -26,6 +26,8 @@ SETS = 3
 """Sets of inputs that the runs go through in turn, so that no cache holds them from last time."""
 
 Contestant = Callable[[int], Any]
+_BUDGET = {"cpu": 12.0, "cuda": 3.0}
+"""Seconds for the runs of a contestant."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,6 @@ class Row:
     flops: float
     runs: dict[str, int]
     provenance: dict[str, Any] = field(default_factory=dict)
-
-
-_BUDGET = {"cpu": 12.0, "cuda": 3.0}
-"""Seconds for the runs of a contestant."""
 
 
 @dataclass(frozen=True)

@@ -135,9 +135,8 @@ class DiffusionTraining:
                 shown.update(self.step, self.config.steps, loss, rate)
                 more = {"rate": self.config.rate(self.step), "crops_per_s": rate}
                 self.accelerator.log({**told, **more}, self.step)
-            if finish and math.isfinite(seconds):
-                falls = self.step >= (1 - self.config.decay_share) * self.config.steps
-                steps = pace.plan(self.step, elapsed, falls) or self.config.steps
+            falls = self.step >= (1 - self.config.decay_share) * self.config.steps
+            if finish and (steps := pace.plan(self.step, elapsed, falls)):
                 self.config = dataclasses.replace(self.config, steps=steps)
             if self.step % self.config.validate_every == 0:
                 self.validate()

@@ -206,11 +206,16 @@ class PairBlocks(Blocks):
     ) -> None:
         super().__init__(config, device)
         self.paths = list_photos(folder)
-        self._least = config.crop + 2 * MARGIN
+        self._least = self._side
         self._cache: dict[Path, list[Image.Image]] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def _side(self) -> int:
+        """Pixels of a crop with its margins."""
+        return self.config.crop + 2 * MARGIN
 
     def make(self, block: int) -> Pairs | SharpBlock:
         """Pairs, or what a GPU blurs by itself."""
@@ -223,8 +228,7 @@ class PairBlocks(Blocks):
     def sharp(self, block: int) -> SharpBlock:
         """Crops and exposures of a block."""
         crops, origins, scenes, chunks, seeds, cameras = [], [], [], [], [], []
-        side = self.config.crop + 2 * MARGIN
-        chunk = _CHUNK if self.device == "cpu" else max(1, _GPU_CHUNK_PIXELS // side**2)
+        chunk = _CHUNK if self.device == "cpu" else max(1, _GPU_CHUNK_PIXELS // self._side**2)
         for index in range(self.config.pairs_per_block):
             rng = np.random.default_rng([self.config.seed, block, index])
             crop, origin, frame = self._sharp_crop(rng)
@@ -249,7 +253,7 @@ class PairBlocks(Blocks):
         self, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[int, int]]:
         """A shrunk crop with margin, its position, and the size of the shrunk photo."""
-        side = self.config.crop + 2 * MARGIN
+        side = self._side
         levels = self._photo(self.paths[int(rng.integers(len(self.paths)))])
         photo = levels[0]
         shrink = math.exp(rng.uniform(0, -math.log(self.config.min_scale)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import time
 from collections.abc import Hashable
 
@@ -83,7 +84,7 @@ class Pace:
     """How many steps fit into a time, by the speed of those that were taken.
 
     Args:
-        seconds: the time.
+        seconds: the time; nothing is planned where it is infinite.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -100,7 +101,7 @@ class Pace:
                 steps of another kind begin with that, which are looked at once.
             kind: steps of one kind take equally long.
         """
-        if step % _PACE_STEPS:
+        if step % _PACE_STEPS or math.isinf(self._seconds):
             return None
         if self._from is None or self._from[0] != kind:
             self._from = kind, step, elapsed  # what came before was slower: photos, compiling

@@ -274,9 +274,8 @@ class Training:
                 shown.update(self.step, self.config.steps, loss, speed)
                 values = {"loss": loss, "learning_rate": lr, "crops_per_second": speed}
                 self.accelerator.log(values, self.step)
-            if finish and timed:
-                kind = self._times_as_many(), self._anchor_only()
-                steps = pace.plan(self.step, elapsed, self._falls(), kind) or self.config.steps
+            kind = self._times_as_many(), self._anchor_only()
+            if finish and (steps := pace.plan(self.step, elapsed, self._falls(), kind)):
                 self.config = dataclasses.replace(self.config, steps=steps)
             if self.step % self.config.validate_every == 0:
                 self._validate()

@@ -127,7 +127,7 @@ def as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def draw_windows(data: st.DataObject) -> tuple[Tensor, int, int, str, str]:
     window = data.draw(st.sampled_from([8, 16, 32, 64]))
     stride = window // data.draw(st.sampled_from([1, 2]))
-    most = 3 if window < 64 else 1
+    most = 4 if window < 64 else 2
     batch, rows, columns = (data.draw(st.integers(low, most)) for low in (0, 1, 1))
     dtype = data.draw(st.one_of(floats, st.just(torch.uint8)))
     image = data.draw(tensors((batch, 3, rows * stride, columns * stride), dtype))

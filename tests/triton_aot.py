@@ -59,6 +59,7 @@ def spectral_cases() -> Iterator[Case]:
         (16, 8, "bf16", "bf16"),
         (8, 8, "fp32", "fp32"),
         (32, 16, "fp32", "fp32"),
+        (32, 32, "u8", "bf16"),
         (64, 32, "fp32", "fp32"),
         (64, 64, "u8", "bf16"),
     ):
@@ -86,9 +87,11 @@ def attention_cases() -> Iterator[Case]:
         ("A1", 8, 4, 32, "bf16", False),
         ("A2 and A4", 16, 8, 64, "bf16", False),
         ("A3", 8, 0, 32, "bf16", False),
+        ("A1 with bias", 8, 4, 32, "bf16", True),
         ("A2 with bias", 16, 8, 64, "bf16", True),
         ("deep", 16, 8, 128, "bf16", True),
         ("fp32", 8, 4, 32, "fp32", True),
+        ("fp32 of A2", 16, 8, 64, "fp32", True),
         ("fp32 deep", 16, 8, 128, "fp32", False),
     ):
         options = of_tensors(dtype, "q", "k", "v", "bias", "grad", "out")
