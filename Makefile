@@ -85,7 +85,7 @@ psf-family: $(DEV) ## fit the camera model to measured kernels: make psf-family 
 results: $(DEV) ## write the README's tables from benchmarks/results/*.json
 	$(PY) -m benchmarks.readme
 
-train-tiny: $(DEV) ## train the shipped tiny model again: make train-tiny DATA=folder of sharp photos
+train-tiny: $(DEV) ## train a tiny model by the recipe of its card: make train-tiny DATA=folder of sharp photos
 	@[[ -d "$(DATA)" ]] || { echo "DATA must name a folder of sharp photos: make train-tiny DATA=path/to/photos" >&2; exit 2; }
 	$(PY) -m freqdiff train --config tiny --progressive --batch 32 --steps 16000 --data "$(DATA)" --output runs/tiny $(ARGS)
 

@@ -84,16 +84,20 @@ class WebServer:
         body = {"data": data, "fn_index": run, "session_hash": session}
         self.post("gradio_api/queue/join", json.dumps(body).encode())
 
+    def events(self, session: str) -> Iterator[dict[str, Any]]:
+        """What the server tells a session, as it comes."""
+        stream = f"{self.address}gradio_api/queue/data?session_hash={session}"
+        with urllib.request.urlopen(stream, timeout=_TIMEOUT_S) as lines:
+            for line in lines:
+                if line.startswith(b"data:"):
+                    yield json.loads(line[5:])
+
     def ask(self, path: object, *settings: object, session: str) -> dict[str, Any]:
         """Run the page's function on a file that the server is told to have; its output."""
         self.join([uploaded(path), *(settings or (1, 1, "tiny"))], session)
-        stream = f"{self.address}gradio_api/queue/data?session_hash={session}"
-        with urllib.request.urlopen(stream, timeout=_TIMEOUT_S) as events:
-            for line in events:
-                if line.startswith(b"data:"):
-                    event: dict[str, Any] = json.loads(line[5:])
-                    if event["msg"] == "process_completed":
-                        return dict(event["output"])
+        for event in self.events(session):
+            if event["msg"] == "process_completed":
+                return dict(event["output"])
         raise RuntimeError("The server closed the stream of events without an answer.")
 
 

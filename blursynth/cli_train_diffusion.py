@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=number, metavar="N", help="pairs per step and process")
     add("--crop", type=whole_number(64), metavar="PX", help="side of the pairs")
     add("--long-side", type=whole_number(64), metavar="PX", help="larger photos are shrunk to it")
-    add("--rate", type=float, metavar="X", help="learning rate")
+    add("--rate", type=positive("a learning rate"), metavar="X", help="learning rate")
     add("--minutes", type=positive("minutes"), metavar="M", help="stop after this time")
     add("--finish", action="store_true", help="plan as many steps as --minutes allow")
     add("--learn", metavar="PARTS", help="base: as in controlnet,camera_encoder (all four)")

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from emulated import Library
+from interpreted import quick_interpreter
 
-from freqdiff_kernels import native
+from freqdiff_kernels import native, ops
 
 # Read when triton is imported, which nothing above does.
 if not torch.cuda.is_available():
@@ -89,3 +90,14 @@ def level(request: pytest.FixtureRequest) -> Iterator[str]:
     native.set_cpu_level(request.param)
     yield str(request.param)
     native.set_cpu_level(LEVELS[-1])
+
+
+@pytest.fixture
+def triton_backend() -> Iterator[None]:
+    """Every operation by its Triton kernel, in Triton's interpreter where there is no GPU."""
+    with ops.use_backend("triton"):
+        if torch.cuda.is_available():
+            yield
+        else:
+            with quick_interpreter():
+                yield

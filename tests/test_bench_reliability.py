@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import fuzz, kills, load, memory
+from benchmarks import fuzz, kills, load, memory, web_speed
 from benchmarks.fuzz_corpus import corpus, damaged
 from freqdiff import atomic
 from freqdiff.errors import PhotoError
@@ -140,3 +141,15 @@ def test_what_users_should_not_see_is_a_finding() -> None:
     for output in ({"error": None}, {"data": [""]}, {"data": ['<p class="error">Oops</p>']}):
         with pytest.raises(load.Finding):
             watcher.told(output)
+
+
+def test_how_long_a_visitor_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio")
+    output = tmp_path / "web_speed.json"
+    options = ["web_speed", "--size", "80", "64", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", options)
+    web_speed.main()
+    rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
+    assert [row["photo"] for row in rows] == [1, 2]
+    for row in rows:
+        assert 0 < row["upload_s"] <= row["progress_s"] <= row["result_s"] <= row["download_s"]

@@ -67,6 +67,11 @@ def test_a_run_that_is_not_finished_says_so(root: Path, tmp_path: Path) -> None:
     refused(train(root, *options, "--rate", 0.5), "other settings or photos", program="blursynth")
 
 
+def test_a_learning_rate_is_above_zero(root: Path) -> None:
+    result = train(root, "--base", root / "base", "--rate", 0)
+    refused(result, "expected a learning rate above 0, got '0'", code=2, program="blursynth")
+
+
 @pytest.mark.parametrize(
     ("stage", "options", "words"),
     [

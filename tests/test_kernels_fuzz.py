@@ -14,6 +14,7 @@ import torch
 from emulated import operation_library
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreted import quick_interpreter
 from torch import Tensor
 
 from freqdiff_kernels import native, registry
@@ -65,7 +66,8 @@ def triton(name: str) -> Iterator[Call]:
     options = interpreter_builder.options
     interpreter_builder.options = dataclasses.replace(options, sanitize_overflow=False)
     try:
-        yield operation
+        with quick_interpreter():
+            yield operation
     finally:
         interpreter_builder.options = options
 

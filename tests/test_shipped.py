@@ -68,4 +68,5 @@ def test_tiles_give_the_result_of_the_whole_photo(height: int, width: int, steps
         assert tiled.tiles > 1
         levels = (tiled.image * 255).round() - (whole.image * 255).round()
         assert float(levels.abs().max()) <= 1
-    assert torch.equal(tiny().restore(image, steps=steps, tile=1600).image, tiled.image)
+    if steps > 1:  # with noise
+        assert torch.equal(tiny().restore(image, steps=steps, tile=1600).image, tiled.image)

@@ -1,6 +1,5 @@
 """The Triton kernels of halo_attention against the reference and float64."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -11,15 +10,10 @@ from torch import Tensor
 from freqdiff_kernels import ops, reference_attention
 
 pytest.importorskip("triton", reason="needs Triton")
+pytestmark = pytest.mark.usefixtures("triton_backend")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TRITON = torch.ops.freqdiff_triton
-
-
-@pytest.fixture(autouse=True)
-def triton_backend() -> Iterator[None]:
-    with ops.use_backend("triton"):
-        yield
 
 
 class Case(NamedTuple):

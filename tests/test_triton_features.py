@@ -1,7 +1,6 @@
 """The Triton kernels of fft_features and fft_bands against the reference and float64."""
 
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 import precision
@@ -12,15 +11,10 @@ from precision import data_rounding, error, in_float64
 from freqdiff_kernels import gradients, ops, reference
 
 pytest.importorskip("triton", reason="needs Triton")
+pytestmark = pytest.mark.usefixtures("triton_backend")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 photo = functools.partial(precision.photo, device=DEVICE)
-
-
-@pytest.fixture(autouse=True)
-def triton_backend() -> Iterator[None]:
-    with ops.use_backend("triton"):
-        yield
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The Triton kernels of extract_tiles, stitch_tiles and ddim_step against the reference."""
 
 import functools
-from collections.abc import Iterator
 
 import precision
 import pytest
@@ -12,16 +11,11 @@ from torch import Tensor
 from freqdiff_kernels import ops
 
 pytest.importorskip("triton", reason="needs Triton")
+pytestmark = pytest.mark.usefixtures("triton_backend")
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.uint16]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 photo = functools.partial(precision.photo, device=DEVICE)
-
-
-@pytest.fixture(autouse=True)
-def triton_backend() -> Iterator[None]:
-    with ops.use_backend("triton"):
-        yield
 
 
 def assert_same_up_to_rounding(result: Tensor, expected: Tensor, computed: torch.dtype) -> None:
