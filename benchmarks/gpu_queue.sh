@@ -22,8 +22,9 @@
 # The step diffusion, which is left out too if it is not asked for, trains the small base of the
 # diffusion engine of blursynth (blur_codec, blur_base, blur_align, with the same files each) and
 # measures it; it takes all the time, or half of it where trainings follow. --stages names the stages
-# that are to be trained, or to go on; the one before them is then taken from --resume. It also needs
-# diffusers, transformers, peft, and the vocabulary in open-clip-torch.
+# that are to be trained, or to go on (base and align, as the codec is good untrained); the one before
+# them is then taken from --resume, if it is there. It also needs diffusers, transformers, peft, and
+# the vocabulary in open-clip-torch.
 #
 # --commit is for a copy of the sources without their history. Needs python
 # with torch and setuptools, pybind11, pillow, safetensors, huggingface_hub, tqdm, accelerate,
@@ -32,7 +33,7 @@ set -uo pipefail
 
 OUTPUT='' DATA='' VAL='' RESUME='' MINUTES=8 DRY='' PYTHON=${PYTHON:-python3}
 ONLY='build info tests kernels photos synthesis train' TRAIN='base adv'
-STAGES='codec base align' REAL=''
+STAGES='base align' REAL=''
 PEERS='rrdb airnet dgunet mprnet nafnet uformer restormer'
 while (($#)); do
   case $1 in
@@ -232,7 +233,7 @@ stage_result() {
 # The stages of the diffusion engine one after the other, each with its share of the time; then what
 # they are worth.
 train_diffusion() {
-  local stage name before='' start code seconds share shares=0 minutes total base real
+  local stage name before='' from start code seconds share shares=0 minutes total base real
   local -A parts=([codec]=2 [base]=5 [align]=3)
   local -a command
   for stage in $STAGES; do ((shares += ${parts[$stage]:-0})); done
@@ -253,7 +254,8 @@ train_diffusion() {
       command=("$PYTHON" -m blursynth train-diffusion --stage "$stage" --sharp "$DATA"
         --out "$WORK/$name" --minutes "$minutes")
       [[ -z $VAL ]] || command+=(--val "$VAL")
-      [[ -z $before ]] || command+=(--base "$(stage_result "$before")")
+      from=$([[ -z $before ]] || stage_result "$before")
+      [[ -z $from ]] || command+=(--base "$from")
       [[ $stage != align ]] || command+=(--real "${REAL:-$DATA}" --hold-out)
       if [[ -n $DRY ]]; then
         command+=(--steps 2 --batch 2 --crop 64)

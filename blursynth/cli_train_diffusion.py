@@ -15,9 +15,7 @@ SUMMARY = "train the diffusion engine: its VAE, its denoiser, its likeness to re
 USAGE = "--stage STAGE --sharp DIR --out DIR [options]"
 EXAMPLES = """\
 examples:
-  blursynth train-diffusion --stage codec --sharp photos --out codec
-  blursynth train-diffusion --stage base --base codec/model --sharp photos \\
-      --out base
+  blursynth train-diffusion --stage base --sharp photos --out base
   blursynth train-diffusion --stage align --base base/model --sharp photos \\
       --real blurred --out align"""
 
@@ -34,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--sharp", required=True, metavar="DIR", help="sharp photos")
     add("--out", required=True, metavar="DIR", help="new folder, or one to go on with")
-    add("--base", metavar="NAME", help="folder or hub name of what to begin with")
+    add("--base", metavar="NAME", help="folder or hub name of what to begin with (small base)")
     add("--real", metavar="DIR", help="align: real blurred photos, of other things")
     add("--hold-out", action="store_true", help="leave out every second of them, to measure")
     add("--val", metavar="DIR", help="sharp photos for validation")

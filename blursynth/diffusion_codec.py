@@ -35,7 +35,7 @@ class CodecTraining(TrainingConfig):
 
     batch: int = 16
     crop: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
     gradient: float = 1.0
     spectrum: float = 0.5
     kl: float = 1e-4

@@ -134,6 +134,7 @@ def _parts(
     from blursynth.clip_tokens import clip_merges, clip_tokenizer
     from blursynth.diffusion_base import make_controlnet, make_scheduler
     from blursynth.diffusion_conditions import CameraEncoder
+    from blursynth.pixel_codec import PixelCodec
 
     def load(kind: Any, part: str, name: str = base, folder: str | None = None) -> Any:
         if name == base:
@@ -152,7 +153,7 @@ def _parts(
         return bool(index.get(part, [None])[0] is not None)
 
     parts = {
-        "vae": load(AutoencoderKL, "vae"),
+        "vae": load(PixelCodec if index["vae"][1] == "PixelCodec" else AutoencoderKL, "vae"),
         "text_encoder": load(CLIPTextModel, "text_encoder"),
         "unet": load(UNet2DConditionModel, "unet"),
         "tokenizer": load(CLIPTokenizer, "tokenizer")
@@ -243,13 +244,10 @@ def add_lora(
     added = []
     for name in parts:
         part = getattr(pipeline, name)
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=rank,
-            target_modules=list(targets),
-            exclude_modules=r"encoder\..*" if name == "vae" else None,
-        )
-        part.add_adapter(config)
+        chosen = [key for key, _ in part.named_modules() if key.endswith(targets)]
+        if name == "vae":
+            chosen = [key for key in chosen if key.startswith("decoder.")]
+        part.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=chosen))
         added += [value for key, value in part.named_parameters() if "lora_" in key]
     return added
 

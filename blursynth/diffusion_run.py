@@ -41,9 +41,9 @@ def prepare(
         output_folder: gets the result in its folder `model`, and the state of the run.
         sharp_folder: sharp photos.
         real_folder: real blurred photos of other things, for `align`.
-        base: folder or hub name of what to begin with: for `codec` the small base, untrained, if
-            there is none; for `base` the result of `codec`, for `align` that of `base`, or a
-            Stable Diffusion 1.x or 2.x.
+        base: folder or hub name of what to begin with: the small base, untrained, if there is
+            none; for `base` the result of `codec`, if that was trained, for `align` that of
+            `base`, or a Stable Diffusion 1.x or 2.x.
         validation_folder: sharp photos to validate with; without, those that are trained on.
         hold_out: leave out every second real photo, to measure with.
         workers: processes that prepare crops; None: as many as make sense.
@@ -59,7 +59,7 @@ def prepare(
         raise InputError("The stage 'align' needs real blurred photos: give a folder of them.")
     if not isinstance(config, AlignTraining) and real_folder is not None:
         raise InputError("Only the stage 'align' learns from real photos: leave them out.")
-    if base is None and not isinstance(config, CodecTraining):
+    if base is None and isinstance(config, AlignTraining):
         raise InputError("This stage needs a base, the result of the one before: name its folder.")
 
     side = config.crop

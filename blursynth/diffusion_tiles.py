@@ -112,8 +112,8 @@ def denoiser_bytes(unet: Any, dtype: torch.dtype, batch: int = 2) -> float:
 
 def codec_bytes(vae: Any, dtype: torch.dtype) -> float:
     """Memory of activations for each latent in a tile, when the VAE decodes."""
-    pixels = pitch(vae) ** 2
-    return dtype.itemsize * _CODEC_MAPS * _maps(vae.config.block_out_channels) * pixels
+    maps = getattr(vae, "maps_at_once", _CODEC_MAPS)
+    return float(dtype.itemsize * maps * _maps(vae.config.block_out_channels) * pitch(vae) ** 2)
 
 
 def _maps(widths: tuple[int, ...]) -> float:

@@ -75,7 +75,7 @@ def test_a_learning_rate_is_above_zero(root: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "options", "words"),
     [
-        ("base", [], "needs a base"),
+        ("align", ["--real", "{}/sharp"], "needs a base"),
         ("base", ["--base", "{}/sharp"], "model_index.json"),
         ("base", ["--base", "{}/base", "--learn", "unet,vae"], "no part 'vae'"),
         ("base", ["--base", "{}/base", "--finish"], "--finish goes with --minutes"),

@@ -252,12 +252,13 @@ def test_bases_that_are_refused(
 
 
 def test_parts_that_do_not_fit() -> None:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
 
     from blursynth.diffusion_base import check_parts
+    from blursynth.pixel_codec import PixelCodec
 
     parts = make_tiny().components
-    latents = AutoencoderKL.from_config({**parts["vae"].config, "latent_channels": 16})
+    latents = PixelCodec(latent_channels=16)
     inpainting = UNet2DConditionModel.from_config({**parts["unet"].config, "in_channels": 9})
     wide = UNet2DConditionModel.from_config({**parts["unet"].config, "cross_attention_dim": 24})
     deep = UNet2DConditionModel.from_config({**parts["unet"].config, "layers_per_block": 2})

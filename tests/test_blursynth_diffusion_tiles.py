@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_base import make_tiny, tiny
+from tiny_base import like_stable_diffusion, make_tiny, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from toys import photo
@@ -100,7 +100,8 @@ def butt(
 def test_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     """With norms and attention over the tiles they differ, but no line between them shows: jumps
     between neighbouring pixels grow by at most 5 % more there than elsewhere."""
-    pipeline, image = tiny(), photo(128, 960, "coffee")[None]
+    pipeline, image = like_stable_diffusion(make_tiny()), photo(128, 960, "coffee")[None]
+    pipeline.set_progress_bar_config(disable=True)
     unit = tiles.pitch(pipeline.vae)
     plan = tiles.denoiser_tiles(pipeline.unet, (32, 240), 352 // unit)
     ends = [x + plan.tile[1] for x in plan.starts[1][:-1]]

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 
 from blursynth.diffusion_base import (
     CodecConfig,
@@ -13,10 +14,12 @@ from blursynth.diffusion_base import (
     SmallBaseConfig,
     TextConfig,
     make_small_base,
+    ready,
 )
+from blursynth.diffusion_pipeline import BlurSynthPipeline
 
 TINY = SmallBaseConfig(
-    codec=CodecConfig(widths=(8, 8, 8), groups=4),
+    codec=CodecConfig(width=8, latent_channels=4),
     text=TextConfig(width=16, layers=1, heads=2),
     denoiser=DenoiserConfig(widths=(8, 16), head=8, groups=4, control_widths=(8, 8, 8)),
     camera_tokens=2,
@@ -36,6 +39,22 @@ def make_tiny() -> Any:
                     value.copy_(torch.randn(value.shape, generator=generator) / fan_in**0.5)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def like_stable_diffusion(pipeline: Any) -> Any:
+    """The same base with the kind of VAE that Stable Diffusion has, of the same pitch."""
+    parts = {
+        **pipeline.components,
+        "vae": AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 8),
+            norm_num_groups=4,
+            mid_block_add_attention=False,
+            scaling_factor=1.0,
+        ),
+    }
+    return ready(BlurSynthPipeline(**parts))
 
 
 tiny = functools.cache(make_tiny)
