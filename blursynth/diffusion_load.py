@@ -153,7 +153,7 @@ def _parts(
         return bool(index.get(part, [None])[0] is not None)
 
     parts = {
-        "vae": load(PixelCodec if index["vae"][1] == "PixelCodec" else AutoencoderKL, "vae"),
+        "vae": load(PixelCodec if "PixelCodec" in index["vae"] else AutoencoderKL, "vae"),
         "text_encoder": load(CLIPTextModel, "text_encoder"),
         "unet": load(UNet2DConditionModel, "unet"),
         "tokenizer": load(CLIPTokenizer, "tokenizer")

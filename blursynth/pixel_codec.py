@@ -1,7 +1,7 @@
 """A codec with the interface of `AutoencoderKL` that is good before it has learned anything.
 
-Its latents are the strongest cosine components (DCT) of the blocks of a photo, as in JPEG, in units
-of their usual size; what the blocks' neighbours tell of the components that are missing, a small
+Its latents are the strongest cosine components (DCT) of the blocks of a photo, as in JPEG, scaled
+by their usual size; what the blocks' neighbours tell of the components that are missing, a small
 network may learn.
 """
 
@@ -66,12 +66,15 @@ class PixelCodec(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[mis
             )
         strongest = deviations.argsort(descending=True, stable=True)[:latent_channels]
         components, deviations = components[strongest], deviations[strongest]
+        # Between equal latents, in which small errors of a mean are large ones of the photo, and
+        # pixels, in which noise covers all waves at once.
+        unit = (deviations * deviations.mean()).sqrt()[:, None, None, None]
         self.encoder = nn.Conv2d(3, latent_channels, side, side, bias=False)
         self.log_variance = nn.Parameter(torch.full((latent_channels,), _LOG_VARIANCE))
         self.decoder = _Decoder(latent_channels, side, width, layers_per_block)
         with torch.no_grad():
-            self.encoder.weight.copy_(components / deviations[:, None, None, None])
-            self.decoder.blocks.weight.copy_(components * deviations[:, None, None, None])
+            self.encoder.weight.copy_(components / unit)
+            self.decoder.blocks.weight.copy_(components * unit)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[object]:
         """Photos (B, 3, H, W) in [-1, 1] -> distribution of latents (B, C, h, w)."""

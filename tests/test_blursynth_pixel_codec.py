@@ -35,8 +35,8 @@ def test_latents_of_photos_have_about_unit_power() -> None:
         latents = codec.encode(2 * photo(256, 256, "astronaut")[None] - 1).latent_dist.mode()
     power = latents.square().mean((0, 2, 3))
     assert latents.shape == (1, 16, 64, 64)
-    assert float(power.min()) > 0.1
-    assert float(power.max()) < 20
+    assert 0.5 < float(power.mean()) < 2
+    assert float(power.max() / power.min()) < 300
 
 
 @pytest.mark.parametrize("channels", [(3, 8), (3, 3, 8), (3, 3, 3, 8)], ids=str)
