@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 _TIMEOUT_S = 120
 
@@ -99,6 +100,10 @@ class WebServer:
             if event["msg"] == "process_completed":
                 return dict(event["output"])
         raise RuntimeError("The server closed the stream of events without an answer.")
+
+    def download(self, output: dict[str, Any]) -> bytes:
+        """The result behind the button of a function's output."""
+        return self.get(f"gradio_api/file={quote(output['data'][2]['value']['path'])}")
 
 
 def uploaded(path: object) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -60,7 +59,7 @@ def wait(server: WebServer, content: bytes, session: str) -> dict[str, float]:
             break
     if 'class="done"' not in str(output.get("data", [""])[0]):
         raise RuntimeError(f"The server made no result: {output}")
-    server.get(f"gradio_api/file={quote(output['data'][2]['value']['path'])}")
+    server.download(output)
     note("download_s")
     return times
 

@@ -244,9 +244,9 @@ def add_lora(
     added = []
     for name in parts:
         part = getattr(pipeline, name)
-        chosen = [key for key, _ in part.named_modules() if key.endswith(targets)]
-        if name == "vae":
-            chosen = [key for key in chosen if key.startswith("decoder.")]
+        within = "decoder." if name == "vae" else ""
+        names = [key for key, _ in part.named_modules() if key.startswith(within)]
+        chosen = [key for key in names if key.endswith(tuple(f".{end}" for end in targets))]
         part.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=chosen))
         added += [value for key, value in part.named_parameters() if "lora_" in key]
     return added

@@ -7,8 +7,6 @@ network may learn.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -17,6 +15,8 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+
+from blursynth.sensor import dct_matrix
 
 _COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (-1.0, 2.0, -1.0))
 """Directions of colour: brightness, and two that hold little of a photo."""
@@ -123,13 +123,11 @@ class _Residual(nn.Module):
 
 def _components(side: int) -> tuple[Tensor, Tensor]:
     """Orthonormal components (3 side^2, 3, side, side) of blocks, and their usual deviations."""
-    order = torch.arange(side, dtype=torch.float64)
-    waves = torch.cos(math.pi * (2 * order + 1) * order[:, None] / (2 * side))
-    waves = F.normalize(waves, dim=1)
-    colours = F.normalize(torch.tensor(_COLOURS, dtype=torch.float64), dim=1)
+    waves, colours = dct_matrix(side), F.normalize(torch.tensor(_COLOURS), dim=1)
     components = torch.einsum("cx,uy,vz->cuvxyz", colours, waves, waves)
+    order = torch.arange(float(side))
     frequency = torch.hypot(order[:, None], order)
     frequency[0, 0] = 1
     deviations = torch.tensor(_WAVES)[:, None, None] / frequency
     deviations[:, 0, 0] = torch.tensor(_MEANS)
-    return components.flatten(0, 2).float(), deviations.flatten().float()
+    return components.flatten(0, 2), deviations.flatten()

@@ -41,9 +41,10 @@ _CHROMA_TABLE = """
 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99"""
 
 
-def _dct_matrix(device: torch.device) -> Tensor:
-    n = torch.arange(8, device=device, dtype=torch.float32)
-    matrix = 0.5 * torch.cos(math.pi * (2 * n + 1) * n[:, None] / 16)
+def dct_matrix(side: int, device: torch.device | None = None) -> Tensor:
+    """The orthonormal cosine transform (side, side) of as many values; wave k is row k."""
+    n = torch.arange(side, device=device, dtype=torch.float32)
+    matrix = math.sqrt(2 / side) * torch.cos(math.pi * (2 * n + 1) * n[:, None] / (2 * side))
     matrix[0] /= math.sqrt(2)
     return matrix
 
@@ -61,7 +62,7 @@ def quantisation_tables(quality: Tensor) -> tuple[Tensor, Tensor]:
 
 def _quantise_plane(plane: Tensor, table: Tensor) -> Tensor:
     batch, height, width = plane.shape
-    matrix = _dct_matrix(plane.device)
+    matrix = dct_matrix(8, plane.device)
     blocks = plane.view(batch, height // 8, 8, width // 8, 8).transpose(2, 3)
     table = table[:, None, None]
     coefficients = torch.round(matrix @ blocks @ matrix.mT / table) * table

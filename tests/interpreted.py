@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from types import FunctionType, SimpleNamespace
-from typing import Any
+from unittest import mock
 
 
 @contextlib.contextmanager
@@ -20,20 +20,17 @@ def quick_interpreter() -> Iterator[None]:
     from triton.runtime import interpreter
 
     replace = interpreter._patch_lang
-    replaced: dict[frozenset[str], Any] = {}
+    replaced = set()
     kept = SimpleNamespace(restore=lambda: None)
+    with contextlib.ExitStack() as stack:
 
-    def replace_once(function: FunctionType) -> SimpleNamespace:
-        modules = filter(inspect.ismodule, function.__globals__.values())
-        seen = frozenset(each.__name__ for each in modules if each in (tl, tl.core))
-        if seen not in replaced:
-            replaced[seen] = replace(function)
-        return kept
+        def replace_once(function: FunctionType) -> SimpleNamespace:
+            modules = filter(inspect.ismodule, function.__globals__.values())
+            seen = frozenset(each.__name__ for each in modules if each in (tl, tl.core))
+            if seen not in replaced:
+                replaced.add(seen)
+                stack.callback(replace(function).restore)
+            return kept
 
-    interpreter._patch_lang = replace_once
-    try:
-        yield
-    finally:
-        interpreter._patch_lang = replace
-        for scope in reversed(replaced.values()):
-            scope.restore()
+        with mock.patch.object(interpreter, "_patch_lang", replace_once):
+            yield

@@ -100,8 +100,7 @@ def butt(
 def test_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     """With norms and attention over the tiles they differ, but no line between them shows: jumps
     between neighbouring pixels grow by at most 5 % more there than elsewhere."""
-    pipeline, image = like_stable_diffusion(make_tiny()), photo(128, 960, "coffee")[None]
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline, image = like_stable_diffusion(), photo(128, 960, "coffee")[None]
     unit = tiles.pitch(pipeline.vae)
     plan = tiles.denoiser_tiles(pipeline.unet, (32, 240), 352 // unit)
     ends = [x + plan.tile[1] for x in plan.starts[1][:-1]]

@@ -41,10 +41,10 @@ def make_tiny() -> Any:
     return pipeline
 
 
-def like_stable_diffusion(pipeline: Any) -> Any:
-    """The same base with the kind of VAE that Stable Diffusion has, of the same pitch."""
+def like_stable_diffusion() -> Any:
+    """The same with the kind of VAE that Stable Diffusion has, of the same pitch."""
     parts = {
-        **pipeline.components,
+        **make_tiny().components,
         "vae": AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
@@ -54,7 +54,9 @@ def like_stable_diffusion(pipeline: Any) -> Any:
             scaling_factor=1.0,
         ),
     }
-    return ready(BlurSynthPipeline(**parts))
+    pipeline = ready(BlurSynthPipeline(**parts))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 tiny = functools.cache(make_tiny)
