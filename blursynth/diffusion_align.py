@@ -93,7 +93,8 @@ class AlignStage(Stage):
         assert batch.real is not None
         timestep = spread(len(batch.sharp), config.last_timestep, noise)
         made = denoise(self.pipeline, batch, timestep, noise, batch.maps)
-        images = self.pipeline.decode(clean_estimate(self.pipeline.scheduler, made))
+        clean = clean_estimate(self.pipeline.scheduler, made)
+        images = self.pipeline.decode_blurred(clean, batch.sharp)
         seen = views(jitter(images, noise))
         with torch.no_grad():
             real = views(jitter(batch.real, noise))

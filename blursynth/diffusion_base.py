@@ -75,6 +75,8 @@ class SmallBaseConfig:
     Attributes:
         codec, text, denoiser: see there.
         camera_tokens: of `CameraEncoder`.
+        change_scale: of `BlurSynthPipeline`, whose U-Net then takes the photo's latents too. None:
+            as in Stable Diffusion.
         seed: of the weights.
     """
 
@@ -82,6 +84,7 @@ class SmallBaseConfig:
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     denoiser: DenoiserConfig = dataclasses.field(default_factory=DenoiserConfig)
     camera_tokens: int = 4
+    change_scale: float | None = 2.0
     seed: int = 0
 
 
@@ -115,6 +118,7 @@ def make_small_base(
             controlnet=controlnet,
             scheduler=make_scheduler({"prediction_type": "v_prediction"}, zero_terminal_snr=True),
             camera_encoder=CameraEncoder(config.text.width, config.camera_tokens),
+            change_scale=config.change_scale,
         )
     return ready(pipeline)
 
@@ -148,7 +152,7 @@ def _unet(config: SmallBaseConfig) -> Any:
     deeper = len(sizes.widths) - 1
     channels = config.codec.latent_channels
     return UNet2DConditionModel(
-        in_channels=channels,
+        in_channels=channels if config.change_scale is None else 2 * channels,
         out_channels=channels,
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * deeper),
         up_block_types=(*["CrossAttnUpBlock2D"] * deeper, "UpBlock2D"),
@@ -234,9 +238,10 @@ def check_parts(parts: dict[str, Any]) -> None:
             "The base is a Stable Diffusion XL or one like it, whose U-Net needs more than a text: "
             "give a Stable Diffusion 1.x or 2.x."
         )
-    if not vae.latent_channels == unet.in_channels == unet.out_channels:
+    channels = vae.latent_channels
+    if unet.out_channels != channels or unet.in_channels not in (channels, 2 * channels):
         raise ModelError(
-            f"The VAE of the base has {vae.latent_channels} latent channels and its U-Net takes "
+            f"The VAE of the base has {channels} latent channels and its U-Net takes "
             f"{unet.in_channels} and gives {unet.out_channels}: give a base for text to image."
         )
     if unet.cross_attention_dim != width:

@@ -33,6 +33,19 @@ _MOST_NOISE = 64.0
 
 
 @dataclasses.dataclass(frozen=True)
+class Content:
+    """c_content of B photos.
+
+    Attributes:
+        photos: (B, 3, H, W) sRGB in [0, 1].
+        latents: (B, C, h, w) of them for a U-Net that takes them, or None.
+    """
+
+    photos: Tensor
+    latents: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Physics:
     """c_physics of B photos.
 
@@ -52,23 +65,27 @@ class Condition:
     Attributes:
         tokens: (B, T, D) for the cross-attention of U-Net and ControlNet.
         control: (B, 7, H, W) input of the ControlNet: sharp photo and physics map.
+        latents: (B, C, h, w) of the sharp photo, input beside the noisy ones, or None.
     """
 
     tokens: Tensor
     control: Tensor
+    latents: Tensor | None = None
 
 
-def combine(content: Tensor, physics: Physics) -> Condition:
-    """c = Combine(c_content, c_physics): content (B, 3, H, W) and physics maps side by side."""
-    control = torch.cat((content, physics.maps.to(content)), 1)
-    return Condition(physics.tokens, control)
+def combine(content: Content, physics: Physics) -> Condition:
+    """c = Combine(c_content, c_physics): photos and physics maps side by side."""
+    control = torch.cat((content.photos, physics.maps.to(content.photos)), 1)
+    return Condition(physics.tokens, control, content.latents)
 
 
 def stack(first: Condition, second: Condition) -> Condition:
-    """Two conditions as one batch."""
-    return Condition(
-        torch.cat((first.tokens, second.tokens)), torch.cat((first.control, second.control))
-    )
+    """Two conditions of one kind as one batch."""
+    latents = None
+    if first.latents is not None and second.latents is not None:
+        latents = torch.cat((first.latents, second.latents))
+    tokens = torch.cat((first.tokens, second.tokens))
+    return Condition(tokens, torch.cat((first.control, second.control)), latents)
 
 
 def physics_map(field: BlurField, sharp: Tensor, iso: float) -> Tensor:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from blursynth.diffusion_conditions import combine
@@ -21,6 +20,8 @@ from freqdiff.errors import ModelError
 PARTS = ("unet", "controlnet", "text_encoder", "camera_encoder")
 CHECK_STEPS, CHECK_PHOTOS = 8, 4
 """Steps of DDIM for validation pictures, and photos on them."""
+LEAST_CHANGE = 0.1
+"""Photos whose mean square change is less than that, of scaled latents, count alike."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +45,11 @@ class Denoised(NamedTuple):
     """A prediction for noisy latents of blurred photos.
 
     Attributes:
-        clean: latents of the blurred photos, (B, C, h, w).
+        clean: z_0 of the blurred photos, (B, C, h, w).
         noisy: z_t.
         timestep: (B,).
         predicted, target: noise or velocity, as the scheduler says.
+        weight: (B,) of the photos in the loss.
     """
 
     clean: Tensor
@@ -55,11 +57,13 @@ class Denoised(NamedTuple):
     timestep: Tensor
     predicted: Tensor
     target: Tensor
+    weight: Tensor
 
     @property
     def loss(self) -> Tensor:
         """Mean square of what is missing."""
-        return F.mse_loss(self.predicted.float(), self.target.float())
+        missing = (self.predicted.float() - self.target.float()).square()
+        return (self.weight * missing.mean((1, 2, 3))).mean()
 
 
 class BaseStage(Stage):
@@ -130,7 +134,8 @@ def denoise(
         known: false where the camera is not told; all are known without.
     """
     with torch.no_grad():
-        clean = pipeline.encode(batch.blurred, generator=noise).float()
+        content = pipeline.encode_content(batch.sharp)
+        clean = pipeline.encode_blurred(batch.blurred, batch.sharp, generator=noise).float()
     drawn = torch.randn(clean.shape, generator=noise).to(clean)
     timestep = timestep.to(clean.device)
     scheduler = pipeline.scheduler
@@ -139,8 +144,12 @@ def denoise(
     if scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(clean, drawn, timestep)
     physics = pipeline.encode_physics(batch.cameras, batch.sharp, maps, known=known)
-    predicted = pipeline.predict(noisy, timestep, combine(batch.sharp, physics))
-    return Denoised(clean, noisy, timestep, predicted, target)
+    predicted = pipeline.predict(noisy, timestep, combine(content, physics))
+    weight = clean.new_ones(len(clean))
+    if pipeline.config.change_scale is not None:
+        # Else little would be learned but the noise of the noisiest photos.
+        weight = (1 + LEAST_CHANGE) / (clean.square().mean((1, 2, 3)) + LEAST_CHANGE)
+    return Denoised(clean, noisy, timestep, predicted, target, weight)
 
 
 def clean_estimate(scheduler: Any, made: Denoised) -> Tensor:

@@ -152,7 +152,8 @@ def _parts(
     def has(part: str) -> bool:
         return bool(index.get(part, [None])[0] is not None)
 
-    parts = {
+    parts: dict[str, Any] = {
+        "change_scale": index.get("change_scale"),
         "vae": load(PixelCodec if "PixelCodec" in index["vae"] else AutoencoderKL, "vae"),
         "text_encoder": load(CLIPTextModel, "text_encoder"),
         "unet": load(UNet2DConditionModel, "unet"),
@@ -295,7 +296,7 @@ def save_pipeline(pipeline: BlurSynthPipeline, folder: Path) -> None:
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     with _quiet():
-        type(pipeline)(**parts).save_pretrained(new)
+        type(pipeline)(**parts, change_scale=pipeline.config.change_scale).save_pretrained(new)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 

@@ -24,6 +24,7 @@ from blursynth.clip_tokens import CONTEXT
 from blursynth.diffusion_conditions import (
     PHYSICS_CHANNELS,
     Condition,
+    Content,
     Physics,
     camera_vectors,
     combine,
@@ -55,10 +56,13 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
     Args:
         vae: `AutoencoderKL`.
         text_encoder, tokenizer: `CLIPTextModel`, `CLIPTokenizer`.
-        unet: `UNet2DConditionModel`.
+        unet: `UNet2DConditionModel`; one that takes twice the channels of the latents gets those of
+            the sharp photo beside the noisy ones, as InstructPix2Pix (Brooks et al. 2023).
         controlnet: `ControlNetModel` with the 7 channels of `Condition.control`.
         scheduler: `DDIMScheduler`.
         camera_encoder: `CameraEncoder`, or None: the text alone tells the settings.
+        change_scale: of a base whose latents are what blur changes: one over their usual deviation.
+            None, as in Stable Diffusion: they are those of the blurred photo.
     """
 
     model_cpu_offload_seq = "text_encoder->camera_encoder->unet->vae"
@@ -74,6 +78,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         controlnet: Any,
         scheduler: Any,
         camera_encoder: Any = None,
+        change_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -85,6 +90,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
             scheduler=scheduler,
             camera_encoder=camera_encoder,
         )
+        self.register_to_config(change_scale=change_scale)
 
     @torch.no_grad()
     def __call__(
@@ -115,7 +121,8 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
             num_inference_steps: of DDIM.
             guidance_scale: w of classifier-free guidance: noise(c_content) + w (noise(c) -
                 noise(c_content)); 1 evaluates c alone.
-            controlnet_conditioning_scale: of what the ControlNet adds; 0 leaves the photo out.
+            controlnet_conditioning_scale: of what the ControlNet adds; 0 blurs without seeing photo
+                and maps.
             eta: 0 is deterministic, 1 ancestral sampling.
             generator: source of the noise, one for all or one for each photo.
             latents: z_T, (B, C, h, w) standard normal, instead of drawing it.
@@ -136,7 +143,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
 
         # Algorithm 1: sharp photo I_s, camera settings p -> blurred photo I_b.
         # 1: c_content <- I_s, the input of the ControlNet
-        c_content = padded
+        c_content = self.encode_content(padded, tile=tile)
         # 2: c_physics <- CLIP(text of p), numbers of p, map of the blur that physics predicts
         c_physics = self.encode_physics(cameras, padded, maps, prompts)
         # 3: c <- Combine(c_content, c_physics)
@@ -162,7 +169,8 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
                 changed = callback_on_step_end(self, i, int(t), {"latents": z})
                 z = (changed or {}).get("latents", z)
         # 8: I_b <- VAE decoder(z_0)
-        generated = self.decode(z, tile=tile).clamp(0, 1)[..., : sharp.shape[-2], : sharp.shape[-1]]
+        generated = self.decode_blurred(z, padded, tile=tile).clamp(0, 1)
+        generated = generated[..., : sharp.shape[-2], : sharp.shape[-1]]
 
         images, blur = generated, None
         if output == "attributes":
@@ -177,6 +185,12 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
             images = linear_to_srgb(torch.stack(blurred).clamp(0, 1))
         self.maybe_free_model_hooks()
         return BlurSynthOutput(images, generated, blur)
+
+    def encode_content(self, sharp: Tensor, *, tile: int | None = None) -> Content:
+        """c_content of B photos (B, 3, H, W), with latents where the U-Net takes them."""
+        config = self.unet.config
+        takes = config.in_channels == 2 * config.out_channels
+        return Content(sharp, self.encode(sharp, tile=tile) if takes else None)
 
     def encode_physics(
         self,
@@ -259,6 +273,21 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         pixels = tiles.apply_tiled(decoded, z, plan, scale_out=tiles.pitch(self.vae))
         return pixels.add_(1).div_(2)
 
+    def encode_blurred(
+        self, blurred: Tensor, sharp: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """z_0 (B, C, h, w) of pairs of photos (B, 3, H, W), which the diffusion learns to make."""
+        z = self.encode(blurred, generator=generator)
+        scale = self.config.change_scale
+        return z if scale is None else scale * (z - self.encode(sharp))
+
+    def decode_blurred(self, z: Tensor, sharp: Tensor, *, tile: int | None = None) -> Tensor:
+        """Blurred photos (B, 3, H, W) float32 sRGB, not clamped, of z_0 and the sharp photos."""
+        scale = self.config.change_scale
+        if scale is not None:
+            z = self.encode(sharp, tile=tile) + z / scale
+        return self.decode(z, tile=tile)
+
     def predict(
         self, latents: Tensor, timestep: Tensor, condition: Condition, scale: float = 1.0
     ) -> Tensor:
@@ -273,6 +302,8 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         Returns:
             (B, C, h, w): noise or velocity, as `scheduler.config.prediction_type` says.
         """
+        if condition.latents is not None:
+            latents = torch.cat((latents, condition.latents.to(latents)), 1)
         residuals: dict[str, Any] = {}
         if scale != 0:
             down, middle = self.controlnet(
@@ -312,9 +343,13 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
 
         def predicted(part: Tensor, place: tuple[int, int]) -> Tensor:
             (top, left), (height, width) = place, part.shape[-2:]
-            rows = slice(top * factor, (top + height) * factor)
-            columns = slice(left * factor, (left + width) * factor)
-            seen = Condition(condition.tokens, condition.control[..., rows, columns])
+
+            def cut(image: Tensor, factor: int) -> Tensor:
+                rows = slice(top * factor, (top + height) * factor)
+                return image[..., rows, left * factor : (left + width) * factor]
+
+            latents = None if condition.latents is None else cut(condition.latents, 1)
+            seen = Condition(condition.tokens, cut(condition.control, factor), latents)
             return self.predict(part, timestep, seen, scale)
 
         return tiles.apply_tiled(predicted, batch, plan)
@@ -341,7 +376,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
     ) -> Tensor:
         factor = tiles.pitch(self.vae)
         rows, columns = (side // factor for side in padded.shape[-2:])
-        shape = (len(padded), self.unet.config.in_channels, rows, columns)
+        shape = (len(padded), self.unet.config.out_channels, rows, columns)
         if latents is None:
             latents = randn_tensor(
                 shape, generator=generator, device=padded.device, dtype=padded.dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from tiny_base import MERGES, make_tiny, tiny
+from tiny_base import MERGES, TINY, like_stable_diffusion, make_tiny, tiny
 from toys import photo
 
 from blursynth.camera import Camera
@@ -17,6 +18,7 @@ from blursynth.clip_tokens import clip_merges, clip_tokenizer
 from blursynth.diffusion_base import make_scheduler, make_small_base
 from blursynth.diffusion_conditions import (
     CONTROL_CHANNELS,
+    Content,
     Physics,
     combine,
     physics_map,
@@ -67,8 +69,9 @@ def test_sampling_is_the_scheduler_of_diffusers_bit_for_bit(steps: int, eta: flo
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(steps)
     content = torch.nn.functional.pad(sharp(), (0, 0, 0, 0))
-    c = combine(content, pipeline.encode_physics([SLOW], content))
-    nothing = combine(content, pipeline.unknown_physics(content))
+    known = pipeline.encode_content(content)
+    c = combine(known, pipeline.encode_physics([SLOW], content))
+    nothing = combine(known, pipeline.unknown_physics(content))
     generator = seeded()
     z = torch.randn(1, 4, 16, 18, generator=generator)
     with torch.no_grad():
@@ -99,7 +102,7 @@ def test_ddim_in_double_precision() -> None:
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     a = np.sqrt(np.cumprod(1 - betas))
     a = (a - a[-1]) * a[0] / (a[0] - a[-1])
-    c = combine(sharp(), pipeline.encode_physics([SLOW], sharp()))
+    c = combine(pipeline.encode_content(sharp()), pipeline.encode_physics([SLOW], sharp()))
     for k, t in enumerate((999, 799, 599, 399, 199)):
         with torch.no_grad():
             v = pipeline.predict(z, torch.tensor(t), c).double()
@@ -127,10 +130,41 @@ def test_every_condition_changes_the_photo() -> None:
     }
     for what, image in others.items():
         assert float((image - base).abs().max()) > 1e-4, what
-    # Without the ControlNet the photo is not seen at all.
+
+
+def test_what_sees_the_photo() -> None:
+    """Of Stable Diffusion the ControlNet alone, of the small base the U-Net too."""
     blind = {"controlnet_conditioning_scale": 0.0, "output": "pixels", "num_inference_steps": 2}
-    first = pipeline(sharp(), SLOW, generator=seeded(), **blind).images
-    assert torch.equal(first, pipeline(1 - sharp(), SLOW, generator=seeded(), **blind).images)
+    for pipeline, sees in ((like_stable_diffusion(), False), (tiny(), True)):
+        seen: list[torch.Tensor] = []
+
+        def keep(_: Any, i: int, t: int, values: Any, seen: list[torch.Tensor] = seen) -> None:
+            seen.append(values["latents"])
+
+        for content in (sharp(), 1 - sharp()):
+            pipeline(content, SLOW, generator=seeded(), callback_on_step_end=keep, **blind)
+        assert torch.equal(seen[1], seen[3]) is not sees
+
+
+def test_latents_are_what_blur_changes() -> None:
+    pipeline = tiny()
+    pair = sharp(64, 64), sharp(64, 64).roll(1, -1)
+    z = pipeline.encode_blurred(pair[1], pair[0])
+    assert float(pipeline.encode_blurred(pair[0], pair[0]).abs().max()) == 0
+    double = make_small_base(dataclasses.replace(TINY, change_scale=2.0), MERGES)
+    torch.testing.assert_close(double.encode_blurred(pair[1], pair[0]), 2 * z)
+    for one in (pipeline, double):
+        there = one.encode_blurred(pair[1], pair[0])
+        back = one.decode_blurred(there, pair[0])
+        torch.testing.assert_close(back, one.decode(one.encode(pair[1])))
+
+
+def test_latents_of_stable_diffusion_are_those_of_the_blurred_photo() -> None:
+    pipeline = like_stable_diffusion()
+    assert pipeline.config.change_scale is None
+    z = pipeline.encode_blurred(sharp(64, 64), 1 - sharp(64, 64))
+    assert torch.equal(z, pipeline.encode(sharp(64, 64)))
+    assert torch.equal(pipeline.decode_blurred(z, sharp(64, 64)), pipeline.decode(z))
 
 
 def test_guidance_is_linear_in_its_scale() -> None:
@@ -162,7 +196,7 @@ def test_a_callback_can_change_the_latents() -> None:
         pipeline,
         callback_on_step_end=lambda _, i, t, v: {"latents": torch.zeros_like(v["latents"])},
     )
-    torch.testing.assert_close(still, pipeline.decode(torch.zeros(1, 4, 16, 18)).clamp(0, 1))
+    torch.testing.assert_close(still, pipeline.decode(pipeline.encode(sharp())).clamp(0, 1))
 
 
 def test_photos_of_a_batch_do_not_see_each_other() -> None:
@@ -231,7 +265,7 @@ def test_maps_of_a_batch() -> None:
 def test_a_foreign_controlnet_is_widened_without_effect() -> None:
     from diffusers import ControlNetModel
 
-    pipeline = make_tiny()
+    pipeline = like_stable_diffusion()
     options = {"conditioning_embedding_out_channels": (8, 8, 8)}
     narrow = ControlNetModel.from_unet(pipeline.unet, conditioning_channels=3, **options).eval()
     torch.nn.init.normal_(narrow.controlnet_cond_embedding.conv_out.weight)
@@ -242,7 +276,7 @@ def test_a_foreign_controlnet_is_widened_without_effect() -> None:
         options = {"encoder_hidden_states": physics.tokens, "return_dict": False}
         before = narrow(z, t, controlnet_cond=sharp(), **options)[0]
         widen_controlnet(narrow)
-        control = combine(sharp(), Physics(physics.tokens, physics.maps)).control
+        control = combine(Content(sharp()), Physics(physics.tokens, physics.maps)).control
         after = narrow(z, t, controlnet_cond=control, **options)[0]
     assert narrow.config.conditioning_channels == CONTROL_CHANNELS
     assert float(before[0].abs().max()) > 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_base import make_tiny, tiny
+from tiny_base import like_stable_diffusion, make_tiny, tiny
 from toys import photo, picture
 
 import blursynth
@@ -32,6 +32,14 @@ CAMERA = blursynth.Camera(exposure_s=1 / 8, focal_mm=85)
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("base")
     tiny().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def blind_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of an untrained Stable Diffusion, which does not keep what the photo shows."""
+    folder = tmp_path_factory.mktemp("blind_base")
+    like_stable_diffusion().save_pretrained(folder)
     return str(folder)
 
 
@@ -80,7 +88,7 @@ class Copy:
     """A pipeline that generates what it is told, through a codec that loses nothing."""
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.pipeline, self.function = make_tiny(), function
+        self.pipeline, self.function = like_stable_diffusion(), function
         self.pipeline.encode = lambda images, **_: images
         self.pipeline._codec_plan = None
         self.decoded = 0
@@ -113,12 +121,11 @@ def test_attributes_are_those_of_the_generated_photo(monkeypatch: pytest.MonkeyP
     assert float((still - sharp).abs().mean()) < 2 / 255
 
 
-def test_build_rejects_and_counts(base: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_build_rejects_and_counts(blind_base: str, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "sharp").mkdir()
     Image.fromarray(picture(128, 160, "coffee")).save(tmp_path / "sharp" / "a.png")
-    engine = f"diffusion:{base},steps=1,output=pixels"
+    engine = f"diffusion:{blind_base},steps=1,output=pixels"
     options: dict[str, Any] = {"count": 2, "crop": 96, "engine": engine, "progress": False}
-    # An untrained network does not keep what the photo shows.
     summary = blursynth.build(tmp_path / "sharp", tmp_path / "bad", **options)
     assert (summary.written, summary.rejected, summary.failed) == (0, 2, 0)
     monkeypatch.setattr(diffusion_engine, "pipeline_of", lambda config: Copy(box))
@@ -137,10 +144,10 @@ def test_a_build_without_base_stops_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_command_line(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(blind_base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(picture(96, 128)).save(tmp_path / "a.png")
     command = ["synthesize", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--json"]
-    assert main([*command, "--engine", f"diffusion:{base},steps=1,output=pixels"]) == 0
+    assert main([*command, "--engine", f"diffusion:{blind_base},steps=1,output=pixels"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["certificate"]["low_band_psnr_db"] < 20
     assert "not fit for training" in report["notes"][-1]
@@ -263,7 +270,7 @@ def test_parts_that_do_not_fit() -> None:
     wide = UNet2DConditionModel.from_config({**parts["unet"].config, "cross_attention_dim": 24})
     deep = UNet2DConditionModel.from_config({**parts["unet"].config, "layers_per_block": 2})
     for changes, message in (
-        ({"vae": latents}, "16 latent channels and its U-Net takes 4"),
+        ({"vae": latents}, "16 latent channels and its U-Net takes 8"),
         ({"unet": inpainting}, "takes 9 and gives 4"),
         ({"unet": wide}, "has 16 channels and its U-Net expects 24"),
         ({"unet": deep}, r"does not fit the base \(layers_per_block is 1 instead of 2\)"),

@@ -163,15 +163,17 @@ class PeakMemory(TorchDispatchMode):
 def measured_peaks(pipeline: Any, side: int, device: str, batch: int = 2) -> tuple[int, int]:
     """Bytes at the peak of U-Net and ControlNet, and of the VAE's decoder."""
     config, factor = pipeline.unet.config, tiles.pitch(pipeline.vae)
-    z = torch.zeros(batch, config.in_channels, side, side, device=device)
+    z = torch.zeros(batch, config.out_channels, side, side, device=device)
+    photo = z.clone() if config.in_channels > config.out_channels else None
     tokens = torch.zeros(batch, 81, config.cross_attention_dim, device=device)
     control = torch.zeros(batch, CONTROL_CHANNELS, side * factor, side * factor, device=device)
-    known = [z, tokens, control]
+    known = [z, tokens, control, *([] if photo is None else [photo])]
     for part in (pipeline.unet, pipeline.controlnet, pipeline.vae):
         known += [*part.parameters(), *part.buffers()]
     with torch.no_grad():
         with PeakMemory(known) as denoiser:
-            noise = pipeline.predict(z, torch.tensor(5, device=device), Condition(tokens, control))
+            condition = Condition(tokens, control, photo)
+            noise = pipeline.predict(z, torch.tensor(5, device=device), condition)
         assert noise.shape == z.shape
         assert noise.dtype == z.dtype
         with PeakMemory(known) as codec:

@@ -178,7 +178,7 @@ def test_the_estimate_without_noise_inverts_the_scheduler(root: Path) -> None:
     clean, drawn = torch.randn(2, 2, 4, 8, 8, generator=noise)
     times = torch.tensor([3, 500])
     noisy = scheduler.add_noise(clean, drawn, times)
-    other = Denoised(clean, noisy, times, drawn, drawn)
+    other = Denoised(clean, noisy, times, drawn, drawn, torch.ones(2))
     torch.testing.assert_close(clean_estimate(scheduler, other), clean, rtol=1e-3, atol=1e-4)
 
 
