@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from blursynth.checksums import check_sums, write_sums
 from freqdiff.errors import ModelError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def load_pipeline(
         device: where they go.
 
     Raises:
-        ModelError: a package or a part is missing, or does not fit; one sentence.
+        ModelError: a package or a part is missing, damaged or does not fit; one sentence.
     """
     require("diffusers", "the diffusion engine")
     require("transformers", "the diffusion engine")
@@ -54,6 +55,7 @@ def load_pipeline(
     from blursynth.diffusion_pipeline import BlurSynthPipeline
 
     index = _index(base)
+    check_sums(base)
     with _quiet():
         parts = _parts(base, index, controlnet, new_parts, dtype)
     check_parts(parts)
@@ -297,6 +299,7 @@ def save_pipeline(pipeline: BlurSynthPipeline, folder: Path) -> None:
     shutil.rmtree(new, ignore_errors=True)
     with _quiet():
         type(pipeline)(**parts, change_scale=pipeline.config.change_scale).save_pretrained(new)
+    write_sums(new)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 

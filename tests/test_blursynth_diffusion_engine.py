@@ -18,9 +18,17 @@ from toys import photo, picture
 import blursynth
 from blursynth import diffusion_engine, diffusion_load
 from blursynth.certificate import certify
+from blursynth.checksums import SUMS
 from blursynth.cli import main
 from blursynth.diffusion_config import DiffusionConfig, parse_engine
-from blursynth.diffusion_load import add_lora, load_lora, load_pipeline, save_lora
+from blursynth.diffusion_load import (
+    add_lora,
+    load_lora,
+    load_pipeline,
+    save_lora,
+    save_pipeline,
+    weights_digest,
+)
 from freqdiff.errors import InputError, ModelError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -256,6 +264,29 @@ def test_bases_that_are_refused(
         load_pipeline(str(tmp_path / "base"))
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    made = make_tiny()
+    for part in made.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.half().float()  # as it is saved
+    save_pipeline(made, folder)
+    assert weights_digest(load_pipeline(str(folder))) == weights_digest(made)
+    sums = (folder / SUMS).read_text().splitlines()
+    assert sorted(line.partition("/")[0].split("  ")[1] for line in sums) == [
+        "camera_encoder", "controlnet", "text_encoder", "unet", "vae",
+    ]  # fmt: skip
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="missing or not the ones that were saved") as caught:
+            load_pipeline(str(folder))
+        assert "\n" not in str(caught.value)
+        file.unlink(missing_ok=True)
 
 
 def test_parts_that_do_not_fit() -> None:

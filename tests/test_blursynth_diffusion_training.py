@@ -182,6 +182,19 @@ def test_the_estimate_without_noise_inverts_the_scheduler(root: Path) -> None:
     torch.testing.assert_close(clean_estimate(scheduler, other), clean, rtol=1e-3, atol=1e-4)
 
 
+def test_photos_that_blur_changes_much_count_less(root: Path) -> None:
+    batch = stream(root / "sharp")[0].blur(CPU)
+    timestep = torch.tensor([100, 300, 500, 900])
+    for pipeline, even in ((tiny(), False), (like_stable_diffusion(), True)):
+        with torch.no_grad():
+            noise = torch.Generator().manual_seed(1)
+            made = denoise(pipeline, batch, timestep, noise, batch.maps)
+        missing = (made.predicted - made.target).square().mean((1, 2, 3))
+        change = made.clean.square().mean((1, 2, 3))
+        weight = torch.ones(4) if even else 1.1 / (change + 0.1)
+        torch.testing.assert_close(made.loss, (weight * missing).mean())
+
+
 def test_what_is_not_known_is_not_told(root: Path) -> None:
     pipeline = tiny()
     batch = stream(root / "sharp", batch=2)[0].blur(CPU)
