@@ -262,7 +262,7 @@ train_diffusion() {
       else
         case $stage in
           codec) command+=(--batch 64) ;;
-          base) command+=(--batch 32) ;;
+          base) command+=(--batch 32 --rate 1e-3) ;;
           align) command+=(--batch 16) ;;
         esac
         command+=(--finish)

@@ -32,7 +32,7 @@ def check_sums(folder: str | os.PathLike[str]) -> None:
     root = Path(folder)
     if not (root / SUMS).is_file():
         return
-    for line in (root / SUMS).read_text(encoding="utf-8").splitlines():
+    for line in (root / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
         wanted, _, name = line.partition("  ")
         if not (root / name).is_file() or _sum(root / name) != wanted:
             raise ModelError(
