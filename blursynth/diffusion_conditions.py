@@ -19,9 +19,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from blursynth.camera import Camera
+from blursynth.diffusion_config import OUTPUTS
 from blursynth.psf import BlurField, blur_field
 from blursynth.scene import Scene
 from blursynth.sensor import noise_levels
+from freqdiff.errors import InputError
 from freqdiff.tone import srgb_to_linear
 
 CONTENT_CHANNELS = 3
@@ -206,3 +208,33 @@ def widen_controlnet(controlnet: Any) -> None:
     wide.bias = narrow.bias
     embedding.conv_in = wide
     controlnet.register_to_config(conditioning_channels=CONTROL_CHANNELS)
+
+
+def check_request(
+    sharp: Tensor,
+    cameras: Sequence[Camera],
+    physics_maps: Tensor | None,
+    guidance_scale: float,
+    output: str,
+) -> None:
+    """Whether the pipeline can work on its arguments; they are told there.
+
+    Raises:
+        InputError: a shape or a setting that cannot be used.
+    """
+    if sharp.ndim != 4 or sharp.shape[1] != 3 or not sharp.is_floating_point():
+        raise InputError(
+            f"sharp is {sharp.dtype} {tuple(sharp.shape)}, expected a floating-point "
+            "(B, 3, H, W) in [0, 1]."
+        )
+    if len(cameras) != len(sharp):
+        raise InputError(f"Got {len(cameras)} cameras for {len(sharp)} photos: give as many.")
+    wanted = (len(sharp), PHYSICS_CHANNELS, *sharp.shape[2:])
+    if physics_maps is not None and physics_maps.shape != wanted:
+        raise InputError(
+            f"physics_maps are {tuple(physics_maps.shape)}, expected {wanted} for the photos."
+        )
+    if guidance_scale < 1:
+        raise InputError(f"guidance_scale is {guidance_scale}, expected at least 1.")
+    if output not in OUTPUTS:
+        raise InputError(f"output is {output!r}, expected one of {', '.join(OUTPUTS)}.")

@@ -27,10 +27,11 @@ from blursynth.diffusion_conditions import (
     Content,
     Physics,
     camera_vectors,
+    check_request,
     combine,
     stack,
 )
-from blursynth.diffusion_config import OUTPUTS, Output
+from blursynth.diffusion_config import Output
 from freqdiff.errors import InputError
 from freqdiff.tone import linear_to_srgb, srgb_to_linear
 
@@ -136,7 +137,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
             InputError: a shape or a setting that cannot be used.
         """
         cameras = [cameras] * len(sharp) if isinstance(cameras, Camera) else list(cameras)
-        self._check(sharp, cameras, physics_maps, guidance_scale, output)
+        check_request(sharp, cameras, physics_maps, guidance_scale, output)
         device, dtype = self._execution_device, self.unet.dtype
         padded = self._padded(sharp.to(device, dtype))
         maps = None if physics_maps is None else self._padded(physics_maps.to(device, dtype))
@@ -385,28 +386,3 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
             raise InputError(f"latents are {tuple(latents.shape)}, expected {shape} for the photo.")
         noise: Tensor = latents.to(padded) * self.scheduler.init_noise_sigma
         return noise
-
-    @staticmethod
-    def _check(
-        sharp: Tensor,
-        cameras: Sequence[Camera],
-        physics_maps: Tensor | None,
-        guidance_scale: float,
-        output: str,
-    ) -> None:
-        if sharp.ndim != 4 or sharp.shape[1] != 3 or not sharp.is_floating_point():
-            raise InputError(
-                f"sharp is {sharp.dtype} {tuple(sharp.shape)}, expected a floating-point "
-                "(B, 3, H, W) in [0, 1]."
-            )
-        if len(cameras) != len(sharp):
-            raise InputError(f"Got {len(cameras)} cameras for {len(sharp)} photos: give as many.")
-        wanted = (len(sharp), PHYSICS_CHANNELS, *sharp.shape[2:])
-        if physics_maps is not None and physics_maps.shape != wanted:
-            raise InputError(
-                f"physics_maps are {tuple(physics_maps.shape)}, expected {wanted} for the photos."
-            )
-        if guidance_scale < 1:
-            raise InputError(f"guidance_scale is {guidance_scale}, expected at least 1.")
-        if output not in OUTPUTS:
-            raise InputError(f"output is {output!r}, expected one of {', '.join(OUTPUTS)}.")
