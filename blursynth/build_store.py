@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from blursynth.build_plan import LOCK_FILE, SUFFIXES, Plan
+from blursynth.checksums import sha256_of
 from freqdiff.atomic import atomic_stream, remove_leftovers, write_atomically
 from freqdiff.errors import OutputError
 
@@ -128,10 +129,7 @@ def is_whole(plan: Plan, record: dict[str, Any]) -> bool:
 
 def is_file(path: Path, size: int, digest: str) -> bool:
     """Whether a file has a size and a SHA-256; its content is read in pieces."""
-    if not path.is_file() or path.stat().st_size != size:
-        return False
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == digest
+    return path.is_file() and path.stat().st_size == size and sha256_of(path) == digest
 
 
 def records(plan: Plan) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ def write_sums(folder: str | os.PathLike[str]) -> None:
     """
     root = Path(folder)
     files = sorted(root.rglob("*.safetensors"))
-    lines = [f"{_sum(file)}  {file.relative_to(root).as_posix()}\n" for file in files]
+    lines = [f"{sha256_of(file)}  {file.relative_to(root).as_posix()}\n" for file in files]
     (root / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -34,13 +34,14 @@ def check_sums(folder: str | os.PathLike[str]) -> None:
         return
     for line in (root / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
         wanted, _, name = line.partition("  ")
-        if not (root / name).is_file() or _sum(root / name) != wanted:
+        if not (root / name).is_file() or sha256_of(root / name) != wanted:
             raise ModelError(
                 f"The weights {str(root / name)!r} are missing or not the ones that were saved: "
                 "get that folder again."
             )
 
 
-def _sum(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file, which is read in pieces."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -40,7 +40,7 @@ class Content:
 
     Attributes:
         photos: (B, 3, H, W) sRGB in [0, 1].
-        latents: (B, C, h, w) of them for a U-Net that takes them, or None.
+        latents: (B, C, h, w) of them for a base that needs them, or None.
     """
 
     photos: Tensor

@@ -135,7 +135,7 @@ def denoise(
     """
     with torch.no_grad():
         content = pipeline.encode_content(batch.sharp)
-        clean = pipeline.encode_blurred(batch.blurred, batch.sharp, generator=noise).float()
+        clean = pipeline.encode_blurred(batch.blurred, content, generator=noise).float()
     drawn = torch.randn(clean.shape, generator=noise).to(clean)
     timestep = timestep.to(clean.device)
     scheduler = pipeline.scheduler

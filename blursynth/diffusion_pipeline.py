@@ -170,7 +170,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
                 changed = callback_on_step_end(self, i, int(t), {"latents": z})
                 z = (changed or {}).get("latents", z)
         # 8: I_b <- VAE decoder(z_0)
-        generated = self.decode_blurred(z, padded, tile=tile).clamp(0, 1)
+        generated = self.decode_blurred(z, c_content, tile=tile).clamp(0, 1)
         generated = generated[..., : sharp.shape[-2], : sharp.shape[-1]]
 
         images, blur = generated, None
@@ -188,10 +188,11 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         return BlurSynthOutput(images, generated, blur)
 
     def encode_content(self, sharp: Tensor, *, tile: int | None = None) -> Content:
-        """c_content of B photos (B, 3, H, W), with latents where the U-Net takes them."""
+        """c_content of B photos (B, 3, H, W), with latents where the base needs them."""
         config = self.unet.config
-        takes = config.in_channels == 2 * config.out_channels
-        return Content(sharp, self.encode(sharp, tile=tile) if takes else None)
+        takes = config.in_channels > config.out_channels
+        needed = takes or self.config.change_scale is not None
+        return Content(sharp, self.encode(sharp, tile=tile) if needed else None)
 
     def encode_physics(
         self,
@@ -275,18 +276,22 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         return pixels.add_(1).div_(2)
 
     def encode_blurred(
-        self, blurred: Tensor, sharp: Tensor, *, generator: torch.Generator | None = None
+        self, blurred: Tensor, content: Content, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """z_0 (B, C, h, w) of pairs of photos (B, 3, H, W), which the diffusion learns to make."""
+        """z_0 (B, C, h, w) of blurred photos (B, 3, H, W), which the diffusion learns to make."""
         z = self.encode(blurred, generator=generator)
         scale = self.config.change_scale
-        return z if scale is None else scale * (z - self.encode(sharp))
+        if scale is None:
+            return z
+        assert content.latents is not None
+        change: Tensor = scale * (z - content.latents)
+        return change
 
-    def decode_blurred(self, z: Tensor, sharp: Tensor, *, tile: int | None = None) -> Tensor:
+    def decode_blurred(self, z: Tensor, content: Content, *, tile: int | None = None) -> Tensor:
         """Blurred photos (B, 3, H, W) float32 sRGB, not clamped, of z_0 and the sharp photos."""
         scale = self.config.change_scale
         if scale is not None:
-            z = self.encode(sharp, tile=tile) + z / scale
+            z = content.latents + z / scale
         return self.decode(z, tile=tile)
 
     def predict(
@@ -303,7 +308,8 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         Returns:
             (B, C, h, w): noise or velocity, as `scheduler.config.prediction_type` says.
         """
-        if condition.latents is not None:
+        if self.unet.config.in_channels > self.unet.config.out_channels:
+            assert condition.latents is not None
             latents = torch.cat((latents, condition.latents.to(latents)), 1)
         residuals: dict[str, Any] = {}
         if scale != 0:
