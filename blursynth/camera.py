@@ -15,10 +15,13 @@ from torch import Tensor
 
 from freqdiff.photo_settings import FILM_WIDTH_MM, RANGES, VECTOR, camera_vector
 
-__all__ = ["BLUR_PX", "FILM_WIDTH_MM", "RANGES", "VECTOR", "Camera", "load_prior"]
+__all__ = ["BLUR_PX", "FILM_WIDTH_MM", "RANGES", "SENSORS_MM", "VECTOR", "Camera", "load_prior"]
 
 BLUR_PX = 2.0
 """Diameter of the blur disk up to which a point counts as sharp, in pixels."""
+
+SENSORS_MM = (36.0, 23.5, 17.3, 13.2, 7.6, 6.2)
+"""Widths of the sensors of common cameras, from film to phones."""
 
 _UHD = 3840
 
@@ -228,7 +231,7 @@ class Camera:
                 exposure_s=float(np.clip(camera.exposure_s * stop, 1 / 8000, 30)),
                 iso=float(np.clip(camera.iso / stop, 25, 409600)),
             )
-        sensor = float(rng.choice([36.0, 23.5, 17.3, 13.2, 7.6, 6.2]))
+        sensor = float(rng.choice(SENSORS_MM))
         focal = sensor * math.exp(rng.uniform(math.log(0.5), math.log(5)))
         f_number = math.exp(rng.uniform(math.log(1.6), math.log(11)))
         light = rng.uniform(2, 15)

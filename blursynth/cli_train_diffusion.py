@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rank", type=number, metavar="N", help="align: of the LoRA weights")
     add("--decoder", action="store_true", help="align: adapt the decoder too")
     add("--workers", type=whole_number(0), metavar="N", help="processes that prepare crops")
+    add("--compile", action="store_true", help="faster steps, after minutes of torch.compile")
     add("--seed", type=whole_number(0), metavar="N", help="of the random numbers (0)")
     add("--device", default="auto", choices=("auto", "cpu"), help="auto: a GPU if there is one")
     add("--quiet", action="store_true", help="show no progress")
@@ -105,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         validation_folder=arguments.val,
         hold_out=arguments.hold_out,
         workers=arguments.workers,
+        compile=arguments.compile,
     )
     talks = training.accelerator.is_main_process and not arguments.quiet
     if talks:

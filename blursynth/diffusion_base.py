@@ -15,7 +15,12 @@ from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from blursynth.clip_tokens import CONTEXT, clip_merges, clip_tokenizer
-from blursynth.diffusion_conditions import CONTROL_CHANNELS, CameraEncoder, widen_controlnet
+from blursynth.diffusion_conditions import (
+    CONTROL_CHANNELS,
+    LATENT_SETS,
+    CameraEncoder,
+    widen_controlnet,
+)
 from blursynth.diffusion_pipeline import BlurSynthPipeline
 from blursynth.diffusion_tiles import pitch
 from blursynth.pixel_codec import PixelCodec
@@ -75,8 +80,7 @@ class SmallBaseConfig:
     Attributes:
         codec, text, denoiser: see there.
         camera_tokens: of `CameraEncoder`.
-        change_scale: of `BlurSynthPipeline`, whose U-Net then takes the photo's latents too. None:
-            as in Stable Diffusion.
+        change_scale: of `BlurSynthPipeline`; None: as in Stable Diffusion.
         seed: of the weights.
     """
 
@@ -151,9 +155,10 @@ def _unet(config: SmallBaseConfig) -> Any:
     sizes = config.denoiser
     deeper = len(sizes.widths) - 1
     channels = config.codec.latent_channels
+    seen = 0 if config.change_scale is None else LATENT_SETS
     return UNet2DConditionModel(
-        in_channels=channels if config.change_scale is None else 2 * channels,
-        out_channels=channels,
+        in_channels=channels * (1 + seen),
+        out_channels=channels * max(1, seen),
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * deeper),
         up_block_types=(*["CrossAttnUpBlock2D"] * deeper, "UpBlock2D"),
         block_out_channels=sizes.widths,
@@ -214,7 +219,7 @@ def ready(pipeline: BlurSynthPipeline) -> BlurSynthPipeline:
     Raises:
         ModelError: a part is missing or does not fit the others.
     """
-    check_parts(pipeline.components)
+    check_parts({**pipeline.components, "change_scale": pipeline.config.change_scale})
     widen_controlnet(pipeline.controlnet)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
@@ -239,7 +244,8 @@ def check_parts(parts: dict[str, Any]) -> None:
             "give a Stable Diffusion 1.x or 2.x."
         )
     channels = vae.latent_channels
-    if unet.out_channels != channels or unet.in_channels not in (channels, 2 * channels):
+    sets = (1, 1) if parts.get("change_scale") is None else (1 + LATENT_SETS, LATENT_SETS)
+    if (unet.in_channels, unet.out_channels) != (channels * sets[0], channels * sets[1]):
         raise ModelError(
             f"The VAE of the base has {channels} latent channels and its U-Net takes "
             f"{unet.in_channels} and gives {unet.out_channels}: give a base for text to image."

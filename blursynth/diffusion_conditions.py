@@ -30,6 +30,10 @@ CONTENT_CHANNELS = 3
 PHYSICS_CHANNELS = 4
 CONTROL_CHANNELS = CONTENT_CHANNELS + PHYSICS_CHANNELS
 
+_DETAILS = (3, 9)
+"""Sides of the means, in latents, that tell detail from the rest."""
+LATENT_SETS = 1 + len(_DETAILS)
+"""How often `with_details` has the channels of the latents."""
 _LONGEST_PX = 64.0
 _MOST_NOISE = 64.0
 
@@ -40,7 +44,7 @@ class Content:
 
     Attributes:
         photos: (B, 3, H, W) sRGB in [0, 1].
-        latents: (B, C, h, w) of them for a base that needs them, or None.
+        latents: (B, 3 C, h, w) from `with_details` for a base that makes changes, or None.
     """
 
     photos: Tensor
@@ -67,7 +71,8 @@ class Condition:
     Attributes:
         tokens: (B, T, D) for the cross-attention of U-Net and ControlNet.
         control: (B, 7, H, W) input of the ControlNet: sharp photo and physics map.
-        latents: (B, C, h, w) of the sharp photo, input beside the noisy ones, or None.
+        latents: (B, 3 C, h, w) of the sharp photo and their details, input beside the noisy ones,
+            or None.
     """
 
     tokens: Tensor
@@ -88,6 +93,39 @@ def stack(first: Condition, second: Condition) -> Condition:
         latents = torch.cat((first.latents, second.latents))
     tokens = torch.cat((first.tokens, second.tokens))
     return Condition(tokens, torch.cat((first.control, second.control)), latents)
+
+
+def with_details(latents: Tensor) -> Tensor:
+    """Latents (B, C, h, w) and what blur may take from them -> (B, 3 C, h, w).
+
+    Details are what is left without the mean of 3 x 3 latents, and what that mean has beyond the
+    mean of 9 x 9 of such means.
+    """
+    bands, rest = [latents], latents
+    for side in _DETAILS:
+        padded = F.pad(rest, (side // 2,) * 4, mode="replicate")
+        coarser = F.avg_pool2d(padded, side, 1)
+        bands.append(rest - coarser)
+        rest = coarser
+    return torch.cat(bands, 1)
+
+
+def add_details(made: Tensor, latents: Tensor, scale: float) -> Tensor:
+    """A prediction of latents (B, C, h, w), which takes from a photo what it has.
+
+    Without it a network would have to carry all details through its normalisations to say that
+    they vanish; so it says how much of them does.
+
+    Args:
+        made: (B, 3 C, h, w) of a U-Net: a prediction, and the gain of each detail in it.
+        latents: (B, 3 C, h, w) of `with_details`.
+        scale: of the details.
+    """
+    predicted, *gains = made.chunk(LATENT_SETS, 1)
+    _, *details = latents.to(made).chunk(LATENT_SETS, 1)
+    for gain, detail in zip(gains, details, strict=True):
+        predicted = predicted + scale * gain * detail
+    return predicted
 
 
 def physics_map(field: BlurField, sharp: Tensor, iso: float) -> Tensor:

@@ -26,10 +26,12 @@ from blursynth.diffusion_conditions import (
     Condition,
     Content,
     Physics,
+    add_details,
     camera_vectors,
     check_request,
     combine,
     stack,
+    with_details,
 )
 from blursynth.diffusion_config import Output
 from freqdiff.errors import InputError
@@ -57,13 +59,14 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
     Args:
         vae: `AutoencoderKL`.
         text_encoder, tokenizer: `CLIPTextModel`, `CLIPTokenizer`.
-        unet: `UNet2DConditionModel`; one that takes twice the channels of the latents gets those of
-            the sharp photo beside the noisy ones, as InstructPix2Pix (Brooks et al. 2023).
+        unet: `UNet2DConditionModel`.
         controlnet: `ControlNetModel` with the 7 channels of `Condition.control`.
         scheduler: `DDIMScheduler`.
         camera_encoder: `CameraEncoder`, or None: the text alone tells the settings.
         change_scale: of a base whose latents are what blur changes: one over their usual deviation.
-            None, as in Stable Diffusion: they are those of the blurred photo.
+            Its U-Net sees the sharp photo's latents beside the noisy ones, as InstructPix2Pix
+            (Brooks et al. 2023), and tells how much of their details blur takes (`add_details`).
+            None, as in Stable Diffusion: latents are those of the blurred photo, without more.
     """
 
     model_cpu_offload_seq = "text_encoder->camera_encoder->unet->vae"
@@ -189,10 +192,9 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
 
     def encode_content(self, sharp: Tensor, *, tile: int | None = None) -> Content:
         """c_content of B photos (B, 3, H, W), with latents where the base needs them."""
-        config = self.unet.config
-        takes = config.in_channels > config.out_channels
-        needed = takes or self.config.change_scale is not None
-        return Content(sharp, self.encode(sharp, tile=tile) if needed else None)
+        if self.config.change_scale is None:
+            return Content(sharp)
+        return Content(sharp, with_details(self.encode(sharp, tile=tile)))
 
     def encode_physics(
         self,
@@ -284,14 +286,15 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         if scale is None:
             return z
         assert content.latents is not None
-        change: Tensor = scale * (z - content.latents)
+        change: Tensor = scale * (z - content.latents[:, : z.shape[1]])
         return change
 
     def decode_blurred(self, z: Tensor, content: Content, *, tile: int | None = None) -> Tensor:
         """Blurred photos (B, 3, H, W) float32 sRGB, not clamped, of z_0 and the sharp photos."""
         scale = self.config.change_scale
         if scale is not None:
-            z = content.latents + z / scale
+            assert content.latents is not None
+            z = content.latents[:, : z.shape[1]] + z / scale
         return self.decode(z, tile=tile)
 
     def predict(
@@ -308,9 +311,9 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         Returns:
             (B, C, h, w): noise or velocity, as `scheduler.config.prediction_type` says.
         """
-        if self.unet.config.in_channels > self.unet.config.out_channels:
-            assert condition.latents is not None
-            latents = torch.cat((latents, condition.latents.to(latents)), 1)
+        known = condition.latents
+        if known is not None:
+            latents = torch.cat((latents, known.to(latents)), 1)
         residuals: dict[str, Any] = {}
         if scale != 0:
             down, middle = self.controlnet(
@@ -332,7 +335,9 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
             return_dict=False,
             **residuals,
         )[0]
-        return predicted
+        if known is None:
+            return predicted
+        return add_details(predicted, known, self.config.change_scale)
 
     def _predict_tiled(
         self, z: Tensor, timestep: Tensor, condition: Condition, scale: float, tile: int | None
@@ -383,7 +388,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
     ) -> Tensor:
         factor = tiles.pitch(self.vae)
         rows, columns = (side // factor for side in padded.shape[-2:])
-        shape = (len(padded), self.unet.config.out_channels, rows, columns)
+        shape = (len(padded), self.vae.config.latent_channels, rows, columns)
         if latents is None:
             latents = randn_tensor(
                 shape, generator=generator, device=padded.device, dtype=padded.dtype

@@ -33,6 +33,7 @@ def prepare(
     validation_folder: str | os.PathLike[str] | None = None,
     hold_out: bool = False,
     workers: int | None = None,
+    compile: bool = False,
 ) -> DiffusionTraining:
     """A training of the stage whose recipe is given; it goes on where the output folder stands.
 
@@ -46,7 +47,7 @@ def prepare(
             `base`, or a Stable Diffusion 1.x or 2.x.
         validation_folder: sharp photos to validate with; without, those that are trained on.
         hold_out: leave out every second real photo, to measure with.
-        workers: processes that prepare crops; None: as many as make sense.
+        workers, compile: of `DiffusionTraining`.
 
     Raises:
         InputError: a folder without photos that are large enough, or a recipe that does not fit.
@@ -100,6 +101,7 @@ def prepare(
         Stream(checked, config.batch, (_CHECK_SEED, config.seed), real),
         accelerator,
         workers,
+        compile,
     )
     training.resume()
     return training

@@ -20,10 +20,11 @@ from blursynth.diffusion_conditions import physics_maps
 from blursynth.photo_crops import Crops
 from blursynth.physics import MARGIN, develop, expose
 from blursynth.scene import Scene, stack_scenes
-from blursynth.shot import Conditions, sample_shot, take
+from blursynth.shot import Conditions, sample_independent, sample_shot, take
 
-STEADY = 0.15
-"""Share of the exposures that are drawn without asking for visible blur; most of them are sharp."""
+STEADY, INDEPENDENT = 0.15, 0.5
+"""Shares of the exposures that are drawn without asking for visible blur, most of which are sharp,
+and with settings that tell nothing of each other; the others blur visibly, as real ones do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +102,11 @@ class Stream(Dataset[Exposures]):
         crops, scenes, cameras = [], [], []
         for _ in range(self.batch):
             crop = self.sharp.one(rng)
-            if rng.random() < STEADY:
+            kind = rng.random()
+            if kind < STEADY:
                 camera, conditions = Camera.sample(rng), Conditions()
+            elif kind < STEADY + INDEPENDENT:
+                camera, conditions = sample_independent(rng, crop.frame[1])
             else:
                 camera, conditions = sample_shot(rng, crop.frame[1])
             crops.append(crop)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blursynth.camera import Camera
+from blursynth.camera import SENSORS_MM, Camera
 from blursynth.motion import Hand, Subject, between
 from blursynth.raw import Development, sample_development
 from blursynth.scene import MASK_WAVES, PATH_POINTS, Scene, draw_bias, draw_waves
@@ -21,6 +21,8 @@ from blursynth.scene import MASK_WAVES, PATH_POINTS, Scene, draw_bias, draw_wave
 WAVELENGTH_MM = 550e-6
 LEAST_BLUR_PX, MOST_BLUR_PX = 1.5, 40.0
 """Limits of `sample_shot`."""
+INDEPENDENT_PX = 0.5, 40.0
+"""Limits of `sample_independent`."""
 _MOST_DRAWS, _MOST_PARTS = 1000, 16
 
 
@@ -107,7 +109,7 @@ def sample_shot(
         conditions = _sample_conditions(rng, camera)
         assert conditions.hand is not None
         speed = conditions.hand.speed_deg_s()
-        wanted = math.exp(rng.uniform(math.log(LEAST_BLUR_PX), math.log(MOST_BLUR_PX)))
+        wanted = _log_uniform(rng, LEAST_BLUR_PX, MOST_BLUR_PX)
         shake = camera.expected_shake_px(width_px, speed)
         if shake < wanted and conditions.distance_m is None:
             try:
@@ -115,16 +117,65 @@ def sample_shot(
                 camera = camera.equivalent_exposure(exposure_s=longer)
             except ValueError:
                 continue
-            shake = camera.expected_shake_px(width_px, speed)
-        defocus = 0.0
-        if conditions.distance_m is not None:
-            defocus = abs(float(camera.circle_of_confusion_px(conditions.distance_m, width_px)))
-        if LEAST_BLUR_PX <= math.hypot(shake, defocus) <= MOST_BLUR_PX:
+        if LEAST_BLUR_PX <= _blur_px(camera, conditions, width_px) <= MOST_BLUR_PX:
             if moving and rng.random() < moving:
                 subject = _sample_subject(rng, camera, conditions, width_px)
                 conditions = dataclasses.replace(conditions, subject=subject)
             return camera, conditions
     raise ValueError("prior holds no exposure that could blur a photo; give another one.")
+
+
+def sample_independent(rng: np.random.Generator, width_px: int) -> tuple[Camera, Conditions]:
+    """Draw settings that tell little of each other, and shake and defocus of any extent.
+
+    In real photos the settings go together (a slow shutter and a small aperture, dim light and high
+    ISO), so a network could read one in place of another. Half of these photos are hand-held and
+    half are out of focus, by `INDEPENDENT_PX`; some are both or neither.
+
+    Args:
+        rng: source of the settings.
+        width_px: width of the frame in pixels.
+    """
+    sensor = float(rng.choice(SENSORS_MM))
+    camera = Camera(
+        iso=_log_uniform(rng, 100, 25600),
+        f_number=_log_uniform(rng, 1.4, 16),
+        exposure_s=_log_uniform(rng, 1 / 2000, 1 / 2),
+        focal_mm=sensor * _log_uniform(rng, 0.5, 5),
+        sensor_width_mm=sensor,
+        focus_distance_m=_log_uniform(rng, 0.8, 30),
+    )
+    conditions = _sample_conditions(rng, camera)
+    hand, distance = conditions.hand, None
+    assert hand is not None
+    if rng.random() < 0.5:
+        wanted = _log_uniform(rng, *INDEPENDENT_PX)
+        a_second = camera.expected_shake_px(width_px, hand.speed_deg_s()) / camera.exposure_s
+        camera = dataclasses.replace(camera, exposure_s=float(np.clip(wanted / a_second, 1e-4, 2)))
+    else:
+        hand = None
+    if rng.random() < 0.5:
+        wanted = _log_uniform(rng, *INDEPENDENT_PX)
+        share = wanted / camera.circle_of_confusion_px(math.inf, width_px)
+        # c = (1 - s / d) c_inf, solved for d; behind the focus c is less than c_inf.
+        behind = share < 1 and rng.random() < 0.5
+        distance = camera.focus_distance_m / (1 - share if behind else 1 + share)
+    mosaic = bool(rng.random() < 0.7)
+    return camera, dataclasses.replace(conditions, hand=hand, distance_m=distance, mosaic=mosaic)
+
+
+def _blur_px(camera: Camera, conditions: Conditions, width_px: int) -> float:
+    """Expected extent of shake and defocus together."""
+    shake = defocus = 0.0
+    if conditions.hand is not None:
+        shake = camera.expected_shake_px(width_px, conditions.hand.speed_deg_s())
+    if conditions.distance_m is not None:
+        defocus = float(camera.circle_of_confusion_px(conditions.distance_m, width_px))
+    return math.hypot(shake, defocus)
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def _sample_conditions(rng: np.random.Generator, camera: Camera) -> Conditions:

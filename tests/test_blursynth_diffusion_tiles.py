@@ -163,8 +163,11 @@ class PeakMemory(TorchDispatchMode):
 def measured_peaks(pipeline: Any, side: int, device: str, batch: int = 2) -> tuple[int, int]:
     """Bytes at the peak of U-Net and ControlNet, and of the VAE's decoder."""
     config, factor = pipeline.unet.config, tiles.pitch(pipeline.vae)
-    z = torch.zeros(batch, config.out_channels, side, side, device=device)
-    photo = z.clone() if config.in_channels > config.out_channels else None
+    channels = pipeline.vae.config.latent_channels
+    z = torch.zeros(batch, channels, side, side, device=device)
+    photo = None
+    if pipeline.config.change_scale is not None:
+        photo = torch.zeros(batch, config.in_channels - channels, side, side, device=device)
     tokens = torch.zeros(batch, 81, config.cross_attention_dim, device=device)
     control = torch.zeros(batch, CONTROL_CHANNELS, side * factor, side * factor, device=device)
     known = [z, tokens, control, *([] if photo is None else [photo])]

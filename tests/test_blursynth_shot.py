@@ -18,7 +18,7 @@ from blursynth.camera import Camera
 from blursynth.motion import Hand
 from blursynth.physics import synthesize
 from blursynth.scene import Recipe, Scene
-from blursynth.shot import Conditions, sample_shot, take
+from blursynth.shot import Conditions, sample_independent, sample_shot, take
 from freqdiff.errors import InputError, PhotoError
 
 SIZE = (1080, 1920)
@@ -190,6 +190,28 @@ def test_drawn_shots_are_visibly_blurred() -> None:
     fast = dataclasses.replace(CAMERA, exposure_s=1 / 32000, iso=50, f_number=22, focal_mm=10)
     with pytest.raises(ValueError, match=r"^prior holds no exposure that could blur a photo;"):
         sample_shot(rng, 640, [fast])
+
+
+def test_independent_settings_tell_nothing_of_each_other() -> None:
+    rng = np.random.default_rng(0)
+    shots = [sample_independent(rng, 1280) for _ in range(600)]
+    numbers = np.log([[c.exposure_s, c.f_number, c.iso, c.focal35_mm] for c, _ in shots])
+    related = np.corrcoef(numbers.T) - np.eye(4)
+    # Long lenses shake more in the same time.
+    assert np.abs(related[:3, :3]).max() < 0.12
+    shake, defocus = [], []
+    for camera, conditions in shots:
+        if conditions.hand is not None:
+            shake.append(camera.expected_shake_px(1280, conditions.hand.speed_deg_s()))
+        if conditions.distance_m is not None:
+            defocus.append(float(camera.circle_of_confusion_px(conditions.distance_m, 1280)))
+    for found in (np.array(shake), np.abs(defocus)):
+        assert 0.42 < len(found) / 600 < 0.58
+        assert found.max() <= 40.001
+        # Evenly over the octaves from 0.5 to 40 px, of which there are 6.3.
+        shares = np.histogram(found, [0.5, 2, 8, 40])[0] / len(found)
+        np.testing.assert_allclose(shares, [0.316, 0.316, 0.367], atol=0.09)
+    assert 0.15 < np.mean(np.array(defocus) > 0) < 0.5
 
 
 def test_parts_can_be_switched_off() -> None:
