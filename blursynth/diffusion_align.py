@@ -94,7 +94,7 @@ class AlignStage(Stage):
         timestep = spread(len(batch.sharp), config.last_timestep, noise)
         made = denoise(self.pipeline, batch, timestep, noise, batch.maps)
         clean = clean_estimate(self.pipeline.scheduler, made)
-        images = self.pipeline.decode_blurred(clean, self.pipeline.encode_content(batch.sharp))
+        images = self.pipeline.decode_blurred(clean, made.content)
         seen = views(jitter(images, noise))
         with torch.no_grad():
             real = views(jitter(batch.real, noise))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from blursynth.diffusion_conditions import combine
+from blursynth.diffusion_conditions import Content, combine
 from blursynth.diffusion_load import save_pipeline, weights_digest
 from blursynth.diffusion_pipeline import BlurSynthPipeline
 from blursynth.diffusion_stage import Loss, Stage, TrainingConfig
@@ -45,6 +45,7 @@ class Denoised(NamedTuple):
     """A prediction for noisy latents of blurred photos.
 
     Attributes:
+        content: of the sharp photos.
         clean: z_0 of the blurred photos, (B, C, h, w).
         noisy: z_t.
         timestep: (B,).
@@ -52,6 +53,7 @@ class Denoised(NamedTuple):
         weight: (B,) of the photos in the loss.
     """
 
+    content: Content
     clean: Tensor
     noisy: Tensor
     timestep: Tensor
@@ -149,7 +151,7 @@ def denoise(
     if pipeline.config.change_scale is not None:
         # Else little would be learned but the noise of the noisiest photos.
         weight = (1 + LEAST_CHANGE) / (clean.square().mean((1, 2, 3)) + LEAST_CHANGE)
-    return Denoised(clean, noisy, timestep, predicted, target, weight)
+    return Denoised(content, clean, noisy, timestep, predicted, target, weight)
 
 
 def clean_estimate(scheduler: Any, made: Denoised) -> Tensor:

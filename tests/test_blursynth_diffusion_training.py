@@ -24,6 +24,7 @@ from blursynth import diffusion_train
 from blursynth.collapse import RECENT
 from blursynth.diffusion_align import AlignTraining
 from blursynth.diffusion_codec import CodecTraining, gradient_distance, spectrum_distance
+from blursynth.diffusion_conditions import Content
 from blursynth.diffusion_denoise import BaseTraining, Denoised, clean_estimate, denoise, spread
 from blursynth.diffusion_load import load_lora, load_pipeline
 from blursynth.diffusion_run import prepare
@@ -205,7 +206,7 @@ def test_the_estimate_without_noise_inverts_the_scheduler(root: Path) -> None:
     clean, drawn = torch.randn(2, 2, 4, 8, 8, generator=noise)
     times = torch.tensor([3, 500])
     noisy = scheduler.add_noise(clean, drawn, times)
-    other = Denoised(clean, noisy, times, drawn, drawn, torch.ones(2))
+    other = Denoised(Content(clean), clean, noisy, times, drawn, drawn, torch.ones(2))
     torch.testing.assert_close(clean_estimate(scheduler, other), clean, rtol=1e-3, atol=1e-4)
 
 
