@@ -6,13 +6,14 @@ be read at any time, and block b of the stream is a function of (seed, b) alone 
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
 import os
 import tarfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from blursynth.build_pair import recorded_camera, recorded_scene
 from blursynth.psf import point_spread
 from freqdiff.blur_filter import PSF_RADIUS, PSF_SIDE
-from freqdiff.data import Blocks, DataConfig, Pairs
+from freqdiff.data import Blocks, DataConfig, PairBlocks, Pairs, SharpBlock
 from freqdiff.errors import TrainingError
 from freqdiff.photo_settings import VECTOR_SIZE
 
@@ -74,8 +75,10 @@ class BuiltPairs(Blocks):
         self._least = config.crop
         self._epoch, self._order = -1, np.zeros(0, np.int64)
 
-    def __len__(self) -> int:
-        return len(self.entries)
+    @property
+    def stock(self) -> str:
+        """Number of the pairs."""
+        return f"{len(self.entries)} pairs"
 
     def make(self, block: int) -> Pairs:
         """The pairs, whatever the device."""
@@ -116,6 +119,76 @@ class BuiltPairs(Blocks):
         )
         middle = (top + side / 2, left + side / 2)
         return (*crops, _kernel(record, middle), _camera(record))
+
+
+class MixedBlocks(Blocks):
+    """Blocks of which the share `DataConfig.built` comes from a data set, the rest from photos.
+
+    Args:
+        photos, source: of `PairBlocks` and `BuiltPairs`.
+        config, device: of both.
+
+    Raises:
+        TrainingError: no photos or pairs, or a share that leaves none of one kind.
+    """
+
+    def __init__(
+        self,
+        photos: str | os.PathLike[str],
+        source: str | os.PathLike[str],
+        config: DataConfig,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(config, device)
+        count = round(config.built * config.pairs_per_block)
+        if not 0 < count < config.pairs_per_block:
+            raise TrainingError(
+                f"The share of built pairs is {config.built:g}, expected one between 0 and 1 that "
+                f"leaves some of both kinds in {config.pairs_per_block} pairs."
+            )
+        rest = config.pairs_per_block - count
+        self._photos = PairBlocks(photos, dataclasses.replace(config, pairs_per_block=rest), device)
+        self._built = BuiltPairs(source, dataclasses.replace(config, pairs_per_block=count), device)
+
+    @property
+    def stock(self) -> str:
+        """Numbers of the photos and of the pairs."""
+        return f"{self._photos.stock} and {self._built.stock}"
+
+    def make(self, block: int) -> Pairs | SharpBlock:
+        """Pairs, or what a GPU blurs by itself and the pairs that need no blurring."""
+        made = dataclasses.replace(self._photos.sharp(block), built=self._built.pairs(block))
+        return made.blur(self.device) if self.device == "cpu" else made
+
+    def preload(self) -> None:
+        """Read what the worker processes share."""
+        self._photos.preload()
+
+    def halved(self, times: int) -> Self:
+        """See `Blocks`."""
+        other = super().halved(times)
+        other._photos, other._built = self._photos.halved(times), self._built.halved(times)
+        return other
+
+
+def pair_source(
+    photos: str | os.PathLike[str] | None,
+    built: str | os.PathLike[str] | None,
+    config: DataConfig,
+    device: str = "cpu",
+) -> Blocks:
+    """Pairs of photos, of a data set, or of both.
+
+    Raises:
+        TrainingError: neither is given, or one cannot be used.
+    """
+    if photos is not None and built is not None:
+        return MixedBlocks(photos, built, config, device)
+    if built is not None:
+        return BuiltPairs(built, config, device)
+    if photos is None:
+        raise TrainingError("Training needs sharp photos or pairs: give a folder of them.")
+    return PairBlocks(photos, config, device)
 
 
 def list_pairs(source: str | os.PathLike[str]) -> tuple[_Entry, ...]:

@@ -32,9 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("paper",),
         help="the paper's objective, condition and schedule",
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", metavar="DIR", help="sharp photos, which are blurred on the way")
-    source.add_argument("--pairs", metavar="PATH", help="what blursynth build made, or its shards")
+    parser.add_argument("--data", metavar="DIR", help="sharp photos, which are blurred on the way")
+    parser.add_argument("--pairs", metavar="PATH", help="what blursynth build made, or its shards")
+    parser.add_argument(
+        "--pairs-share",
+        type=positive("a share"),
+        metavar="S",
+        help="of them, beside --data (0.25)",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="state, model, results")
     parser.add_argument("--val", metavar="DIR", help="sharp photos for validation")
     number = whole_number(1)
@@ -112,6 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
         ) from error
     if arguments.finish and arguments.minutes is None:
         raise TrainingError("--finish goes with --minutes, which says when.")
+    if arguments.pairs_share is not None and None in (arguments.data, arguments.pairs):
+        raise TrainingError("--pairs-share is for --data and --pairs together: leave it out.")
     from blursynth.recipes import RECIPES
     from freqdiff.checkpoint import load_model
     from freqdiff.data import DataConfig
@@ -141,20 +148,21 @@ def run(arguments: argparse.Namespace) -> int:
         **{key: value for key, value in given.items() if value is not None},
     )
     model = as_in_paper(CONFIGS[arguments.config]) if paper else CONFIGS[arguments.config]
-    crop = {} if arguments.crop is None else {"crop": arguments.crop}
-    data = DataConfig(seed=arguments.seed, recipe=RECIPES[arguments.blur], **crop)
+    told = {"crop": arguments.crop, "built": arguments.pairs_share}
+    told = {key: value for key, value in told.items() if value is not None}
+    data = DataConfig(seed=arguments.seed, recipe=RECIPES[arguments.blur], **told)
     output = Path(arguments.output)
     try:
         training = Training(
             output,
-            arguments.data or arguments.pairs,
+            arguments.data,
             model,
             recipe,
             data,
             None if arguments.val is None else Validation(arguments.val),
             arguments.workers,
             arguments.compile,
-            built=arguments.pairs is not None,
+            built=arguments.pairs,
             sharded=arguments.fsdp,
         )
         resumed = training.resume()
@@ -168,13 +176,12 @@ def run(arguments: argparse.Namespace) -> int:
             for number in (processes, recipe.accumulate, recipe.batch)
             if number > 1 or number is recipe.batch
         )
-        sources = "photos" if arguments.pairs is None else "pairs"
         talks = training.accelerator.is_main_process
         if talks:
             print(
                 f"Training of {model.name} {where} on {training.accelerator.device}: "
                 f"{recipe.steps} steps of {each} crops of {data.crop} pixels from "
-                f"{len(training.pairs)} {sources}; results go to {output}.",
+                f"{training.pairs.stock}; results go to {output}.",
                 flush=True,
             )
         limit = math.inf if arguments.minutes is None else 60 * arguments.minutes

@@ -68,6 +68,7 @@ class DataConfig:
         enlarged: share of the crops that are enlarged, up to twice, log-uniformly: so the sharp
             photo is soft itself, as many are, and a deblurrer learns not to sharpen whatever it
             sees.
+        built: share of the pairs that come from a data set, where one is given beside the photos.
         seed: of the whole stream.
         recipe: distribution of the blur.
     """
@@ -79,6 +80,7 @@ class DataConfig:
     min_scale: float = 0.1
     native: float = 0.25
     enlarged: float = 0.1
+    built: float = 0.25
     seed: int = 0
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
 
@@ -123,6 +125,7 @@ class SharpBlock:
         scenes: exposures of each chunk of crops.
         seeds: of the noise of each chunk.
         cameras: float32 (N, 6) settings of the exposures.
+        built: pairs of uint8 that are blurred already and come behind the others.
     """
 
     crops: Tensor
@@ -130,6 +133,7 @@ class SharpBlock:
     scenes: list[Scene]
     seeds: list[int]
     cameras: Tensor
+    built: Pairs | None = None
 
     def blur(self, device: str) -> Pairs:
         """The pairs, uint8 on `device`."""
@@ -149,6 +153,8 @@ class SharpBlock:
                 psf = point_spread(scene, origin + sharp.shape[-1] / 2, PSF_RADIUS)
                 psf[torch.isfinite(scene.mask_bias)] = 0  # layers: two kinds of blur
             pairs.append(Pairs(_to_bytes(blurred), sharp, psf, self.cameras[part].to(device)))
+        if self.built is not None:
+            pairs.append(Pairs(*(values.to(device) for values in self.built)))
         return Pairs(*(torch.cat(values) for values in zip(*pairs, strict=True)))
 
 
@@ -179,8 +185,9 @@ class Blocks(Dataset[Item]):
         """
         raise NotImplementedError
 
-    def __len__(self) -> int:
-        """Photos, or pairs, that it draws from."""
+    @property
+    def stock(self) -> str:
+        """Number and kind of what it draws from."""
         raise NotImplementedError
 
     def preload(self) -> None:
@@ -209,8 +216,10 @@ class PairBlocks(Blocks):
         self._least = self._side
         self._cache: dict[Path, list[Image.Image]] = {}
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    @property
+    def stock(self) -> str:
+        """Number of the photos."""
+        return f"{len(self.paths)} photos"
 
     @property
     def _side(self) -> int:

@@ -21,9 +21,9 @@ from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
 from freqdiff import memory, train_state
-from freqdiff.built_pairs import BuiltPairs
+from freqdiff.built_pairs import pair_source
 from freqdiff.checkpoint import save_model
-from freqdiff.data import Blocks, DataConfig, PairBlocks, Pairs
+from freqdiff.data import DataConfig, Pairs
 from freqdiff.denoiser import Denoiser, Prediction
 from freqdiff.errors import TrainingError
 from freqdiff.info import device_name
@@ -46,12 +46,12 @@ class Training:
 
     Args:
         folder: for everything that the run writes.
-        data: folder of sharp photos; or, with `built`, a data set of `blursynth build`.
+        data: folder of sharp photos, or None.
         model, config, data_config: network and recipe.
         validation: what is measured now and then.
         workers: processes that prepare crops; as many as the machine is likely to want if None.
         compiled: compile the network.
-        built: see `data`.
+        built: data set of `blursynth build`, instead of the photos or mixed with what they give.
         sharded: share the weights out over the processes (FSDP) instead of copying them (DDP).
 
     Raises:
@@ -61,14 +61,14 @@ class Training:
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        data: str | os.PathLike[str],
+        data: str | os.PathLike[str] | None,
         model: ModelConfig,
         config: TrainConfig,
         data_config: DataConfig,
         validation: Validation | None = None,
         workers: int | None = None,
         compiled: bool = False,
-        built: bool = False,
+        built: str | os.PathLike[str] | None = None,
         sharded: bool = False,
     ) -> None:
         self.folder, self.config, self.validation = Path(folder), config, validation
@@ -89,8 +89,7 @@ class Training:
         self.model = self.build(model)
         device, processes = self.accelerator.device, self.accelerator.num_processes
         torch.backends.cudnn.benchmark = device.type == "cuda"  # all batches have one size
-        source = BuiltPairs if built else PairBlocks
-        self.pairs: Blocks = source(data, data_config, str(device))
+        self.pairs = pair_source(data, built, data_config, str(device))
         first = self.accelerator.process_index * config.accumulate
         own = range(first, first + config.accumulate)
         self.lanes = Lanes(processes * config.accumulate, own)
@@ -99,7 +98,8 @@ class Training:
                 f"{processes} processes of {config.accumulate} batches make {self.lanes.count} a "
                 f"step, expected at most {_MOST_LANES}: accumulate fewer."
             )
-        kind = "pairs" if built else "photos"
+        kinds = (("photos", data), ("pairs", built))
+        kind = " and ".join(name for name, where in kinds if where is not None)
         self.settings = train_state.run_settings(model, config, data_config, kind)
         self.step = 0
         self.seconds = 0.0

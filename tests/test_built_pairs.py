@@ -16,8 +16,8 @@ from blursynth import build_pair
 from blursynth.camera import Camera
 from blursynth.dataset import build
 from freqdiff.blur_filter import PSF_RADIUS
-from freqdiff.built_pairs import BuiltPairs, list_pairs
-from freqdiff.data import Pairs
+from freqdiff.built_pairs import BuiltPairs, MixedBlocks, list_pairs, pair_source
+from freqdiff.data import PairBlocks, Pairs, SharpBlock
 from freqdiff.errors import TrainingError
 from freqdiff.stream import batches
 from freqdiff.tone import linear_to_srgb, srgb_to_linear
@@ -73,6 +73,53 @@ def test_stream_resumes_exactly_with_any_workers(built: Path) -> None:
     for first, workers in ((3, 0), (6, 2)):
         for ours, expected in zip(take(first, 10 - first, workers), whole[first:], strict=True):
             assert equal(ours, expected)
+
+
+def test_pairs_mixed_with_photos(built: Path) -> None:
+    photos = built.parent / "photos"
+    config = dataclasses.replace(DATA, pairs_per_block=8, built=0.3)
+    mixed = pair_source(photos, built / "shards", config)
+    rest = PairBlocks(photos, dataclasses.replace(config, pairs_per_block=6))
+    few = BuiltPairs(built, dataclasses.replace(config, pairs_per_block=2))
+    assert mixed.stock == f"{rest.stock} and {few.stock}"
+    for block in (0, 3):
+        made = mixed.make(block)
+        assert isinstance(made, Pairs)
+        parts = zip(rest.pairs(block), few.pairs(block), strict=True)
+        assert equal(made, Pairs(*(torch.cat(both) for both in parts)))
+    whole, later = (batches(mixed, 4, first, workers) for first, workers in ((0, 0), (3, 2)))
+    expected = [next(whole) for _ in range(6)][3:]
+    assert all(equal(next(later), one) for one in expected)
+    half = mixed.halved(2).make(1)
+    assert isinstance(half, Pairs)
+    assert half.blurred.shape == (16, 3, 16, 16)
+    assert equal(Pairs(*(v[12:] for v in half)), few.halved(2).pairs(1))
+
+
+def test_a_gpu_blurs_the_photos_of_a_mixture(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = built.parent / "photos"
+    config = dataclasses.replace(DATA, pairs_per_block=8, built=0.25)
+    waiting = MixedBlocks(photos, built, config, "cuda").make(0)
+    assert isinstance(waiting, SharpBlock)
+    assert len(waiting.crops) == 6
+    monkeypatch.setattr(PairBlocks, "sharp", lambda *_: dataclasses.replace(waiting, built=None))
+    made = MixedBlocks(photos, built, config).make(0)
+    assert isinstance(made, Pairs)
+    assert equal(waiting.blur("cpu"), made)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99, 3.0])
+def test_a_mixture_has_both_kinds(built: Path, share: float) -> None:
+    config = dataclasses.replace(DATA, built=share)
+    with pytest.raises(TrainingError, match=f"is {share:g}, expected one between 0 and 1"):
+        pair_source(built.parent / "photos", built, config)
+
+
+def test_one_source_is_needed(built: Path) -> None:
+    with pytest.raises(TrainingError, match="needs sharp photos or pairs"):
+        pair_source(None, None, DATA)
+    assert isinstance(pair_source(None, built, DATA), BuiltPairs)
+    assert isinstance(pair_source(built.parent / "photos", None, DATA), PairBlocks)
 
 
 def test_kernels_and_settings_are_those_of_the_build(built: Path) -> None:

@@ -23,7 +23,7 @@ class FakeTraining:
     made: ClassVar[list[dict[str, Any]]] = []
     at_step = 0
 
-    def __init__(self, *arguments: Any, built: bool, sharded: bool) -> None:
+    def __init__(self, *arguments: Any, built: str | None, sharded: bool) -> None:
         names = ("folder", "data", "model", "config", "data_config", "validation")
         names += ("workers", "compiled")
         made = dict(zip(names, arguments, strict=True))
@@ -31,7 +31,7 @@ class FakeTraining:
         self.config = arguments[3]
         self.step = 0
         self.accelerator = SimpleNamespace(device="cpu", num_processes=1, is_main_process=True)
-        self.pairs = ["a", "b"]
+        self.pairs = SimpleNamespace(stock="2 photos")
 
     def resume(self) -> bool:
         self.step = self.at_step
@@ -67,7 +67,7 @@ def test_settings(fake: type[FakeTraining]) -> None:
     assert default["validation"] is None
     assert (default["workers"], default["compiled"], default["finish"]) == (None, False, False)
     assert (default["folder"], default["data"]) == (Path("runs/a"), "photos")
-    assert (default["built"], default["sharded"]) == (False, False)
+    assert (default["built"], default["sharded"]) == (None, False)
 
     options = "--steps 50 --batch 4 --crop 64 --seed 3 --anchor-steps 9 --learning-rate 2e-4"
     options += " --relative-floor 0.1"
@@ -92,9 +92,15 @@ def test_settings(fake: type[FakeTraining]) -> None:
     assert "50 steps of 3 x 4 crops of 64 pixels from 2 photos" in out
 
     command = ("train", "--config", "tiny", "--pairs", "built", "--output", "runs/a", "--fsdp")
-    assert "from 2 pairs" in commands.run(*command).out
-    assert fake.made[-1]["data"] == "built"
-    assert (fake.made[-1]["built"], fake.made[-1]["sharded"]) == (True, True)
+    assert commands.run(*command).code == 0
+    assert (fake.made[-1]["data"], fake.made[-1]["built"]) == (None, "built")
+    assert fake.made[-1]["sharded"]
+    assert commands.run(*command, "--data", "photos", "--pairs-share", "0.4").code == 0
+    assert (fake.made[-1]["data"], fake.made[-1]["built"]) == ("photos", "built")
+    assert fake.made[-1]["data_config"] == dataclasses.replace(data.DataConfig(), built=0.4)
+    code, _, err = commands.run(*command, "--pairs-share", "0.4")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "for --data and --pairs together" in err
 
 
 def test_the_recipe_of_the_paper(fake: type[FakeTraining]) -> None:
