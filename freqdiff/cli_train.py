@@ -17,8 +17,7 @@ EXAMPLES = """\
 A run that was stopped goes on when the same command is given again.
 
 examples:
-  freqdiff train --config tiny --data photos --output runs/tiny
-  freqdiff train --config base --pairs built/shards --output runs/base"""
+  freqdiff train --config tiny --data photos --pairs built --output runs/tiny"""
 
 BLURS = ("gaussian", "frame_average", "physics_clean", "physics_full")
 """The keys of `blursynth.recipes.RECIPES`, which takes seconds to load."""
