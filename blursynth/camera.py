@@ -15,7 +15,16 @@ from torch import Tensor
 
 from freqdiff.photo_settings import FILM_WIDTH_MM, RANGES, VECTOR, camera_vector
 
-__all__ = ["BLUR_PX", "FILM_WIDTH_MM", "RANGES", "SENSORS_MM", "VECTOR", "Camera", "load_prior"]
+__all__ = [
+    "BLUR_PX",
+    "FILM_WIDTH_MM",
+    "RANGES",
+    "SENSORS_MM",
+    "VECTOR",
+    "Camera",
+    "load_prior",
+    "log_uniform",
+]
 
 BLUR_PX = 2.0
 """Diameter of the blur disk up to which a point counts as sharp, in pixels."""
@@ -232,8 +241,8 @@ class Camera:
                 iso=float(np.clip(camera.iso / stop, 25, 409600)),
             )
         sensor = float(rng.choice(SENSORS_MM))
-        focal = sensor * math.exp(rng.uniform(math.log(0.5), math.log(5)))
-        f_number = math.exp(rng.uniform(math.log(1.6), math.log(11)))
+        focal = sensor * log_uniform(rng, 0.5, 5)
+        f_number = log_uniform(rng, 1.6, 11)
         light = rng.uniform(2, 15)
         iso = float(np.clip(100 * 2 ** rng.uniform(0, max(0.1, 0.6 * (15 - light))), 50, 25600))
         exposure = f_number**2 / 2 ** (light + math.log2(iso / 100))
@@ -243,8 +252,13 @@ class Camera:
             exposure_s=float(np.clip(exposure, 1 / 8000, 2)),
             focal_mm=focal,
             sensor_width_mm=sensor,
-            focus_distance_m=max(0.01 * focal, math.exp(rng.uniform(math.log(0.5), math.log(30)))),
+            focus_distance_m=max(0.01 * focal, log_uniform(rng, 0.5, 30)),
         )
+
+
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number between two positive ones, each octave as likely as the others."""
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def _check_range(name: str, value: Any, low: float, high: float) -> None:

@@ -17,8 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from blursynth.clip_tokens import CONTEXT, clip_merges, clip_tokenizer
 from blursynth.diffusion_conditions import (
     CONTROL_CHANNELS,
-    LATENT_SETS,
     CameraEncoder,
+    latent_sets,
     widen_controlnet,
 )
 from blursynth.diffusion_pipeline import BlurSynthPipeline
@@ -155,10 +155,10 @@ def _unet(config: SmallBaseConfig) -> Any:
     sizes = config.denoiser
     deeper = len(sizes.widths) - 1
     channels = config.codec.latent_channels
-    seen = 0 if config.change_scale is None else LATENT_SETS
+    taken, given = latent_sets(config.change_scale)
     return UNet2DConditionModel(
-        in_channels=channels * (1 + seen),
-        out_channels=channels * max(1, seen),
+        in_channels=channels * taken,
+        out_channels=channels * given,
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * deeper),
         up_block_types=(*["CrossAttnUpBlock2D"] * deeper, "UpBlock2D"),
         block_out_channels=sizes.widths,
@@ -244,8 +244,8 @@ def check_parts(parts: dict[str, Any]) -> None:
             "give a Stable Diffusion 1.x or 2.x."
         )
     channels = vae.latent_channels
-    sets = (1, 1) if parts.get("change_scale") is None else (1 + LATENT_SETS, LATENT_SETS)
-    if (unet.in_channels, unet.out_channels) != (channels * sets[0], channels * sets[1]):
+    taken, given = latent_sets(parts.get("change_scale"))
+    if (unet.in_channels, unet.out_channels) != (channels * taken, channels * given):
         raise ModelError(
             f"The VAE of the base has {channels} latent channels and its U-Net takes "
             f"{unet.in_channels} and gives {unet.out_channels}: give a base for text to image."

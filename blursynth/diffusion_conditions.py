@@ -110,6 +110,12 @@ def with_details(latents: Tensor) -> Tensor:
     return torch.cat(bands, 1)
 
 
+def latent_sets(change_scale: float | None) -> tuple[int, int]:
+    """How often a U-Net takes and gives the channels of the latents, by the pipeline's
+    `change_scale`."""
+    return (1, 1) if change_scale is None else (1 + LATENT_SETS, LATENT_SETS)
+
+
 def add_details(made: Tensor, latents: Tensor, scale: float) -> Tensor:
     """A prediction of latents (B, C, h, w), which takes from a photo what it has.
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blursynth.camera import Camera
+from blursynth.camera import Camera, log_uniform
 from blursynth.raw import Development, sample_development
 
 PATH_POINTS = 64
@@ -142,7 +142,7 @@ def sample_scene(
     weights = _instants(rng, frames=kind == "video")
     rotations = np.zeros((PATH_POINTS, 3))
     if kind in ("shake", "video", "mixed"):
-        motion = _log_uniform(rng, recipe.min_motion_px, recipe.max_motion_px)
+        motion = log_uniform(rng, recipe.min_motion_px, recipe.max_motion_px)
         tremor = 0.1 if kind == "video" else 1.0
         rotations = _hand_path(rng, camera.exposure_s, tremor)
         extent = np.ptp(rotations[:, :2], axis=0).max() * focal_px
@@ -152,7 +152,7 @@ def sample_scene(
     shift = np.zeros((PATH_POINTS, 2))
     defocus = np.zeros(2)
     if kind in ("defocus", "mixed"):
-        defocus[:] = _log_uniform(rng, recipe.min_defocus_px, recipe.max_defocus_px)
+        defocus[:] = log_uniform(rng, recipe.min_defocus_px, recipe.max_defocus_px)
     if layered:
         if kind in ("defocus", "mixed"):
             defocus[int(rng.integers(2))] *= rng.uniform(0, 0.6)
@@ -173,7 +173,7 @@ def sample_scene(
     soft = maybe(softness, 0.1, recipe.max_softness_px)
     bias = draw_bias(rng) if layered else -math.inf
     if kind == "gaussian":
-        soft = _log_uniform(rng, recipe.min_gaussian_px, recipe.max_gaussian_px)
+        soft = log_uniform(rng, recipe.min_gaussian_px, recipe.max_gaussian_px)
     signal = kind in ("video", "gaussian") and rng.random() < recipe.signal_domain
     tone = max(1.0, maybe(recipe.tone, 1.0, recipe.max_tone))
     highlights = maybe(recipe.highlights, 0.25, 1.75)
@@ -233,10 +233,6 @@ def draw_waves(rng: np.random.Generator) -> NDArray[Any]:
 def draw_bias(rng: np.random.Generator) -> float:
     """Draw how much of the frame a front layer covers, see `Scene.mask_bias`."""
     return rng.normal(0, 20)
-
-
-def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def _instants(rng: np.random.Generator, frames: bool) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blursynth.camera import SENSORS_MM, Camera
+from blursynth.camera import SENSORS_MM, Camera, log_uniform
 from blursynth.motion import Hand, Subject, between
 from blursynth.raw import Development, sample_development
 from blursynth.scene import MASK_WAVES, PATH_POINTS, Scene, draw_bias, draw_waves
@@ -109,7 +109,7 @@ def sample_shot(
         conditions = _sample_conditions(rng, camera)
         assert conditions.hand is not None
         speed = conditions.hand.speed_deg_s()
-        wanted = _log_uniform(rng, LEAST_BLUR_PX, MOST_BLUR_PX)
+        wanted = log_uniform(rng, LEAST_BLUR_PX, MOST_BLUR_PX)
         shake = camera.expected_shake_px(width_px, speed)
         if shake < wanted and conditions.distance_m is None:
             try:
@@ -138,24 +138,24 @@ def sample_independent(rng: np.random.Generator, width_px: int) -> tuple[Camera,
     """
     sensor = float(rng.choice(SENSORS_MM))
     camera = Camera(
-        iso=_log_uniform(rng, 100, 25600),
-        f_number=_log_uniform(rng, 1.4, 16),
-        exposure_s=_log_uniform(rng, 1 / 2000, 1 / 2),
-        focal_mm=sensor * _log_uniform(rng, 0.5, 5),
+        iso=log_uniform(rng, 100, 25600),
+        f_number=log_uniform(rng, 1.4, 16),
+        exposure_s=log_uniform(rng, 1 / 2000, 1 / 2),
+        focal_mm=sensor * log_uniform(rng, 0.5, 5),
         sensor_width_mm=sensor,
-        focus_distance_m=_log_uniform(rng, 0.8, 30),
+        focus_distance_m=log_uniform(rng, 0.8, 30),
     )
     conditions = _sample_conditions(rng, camera)
     hand, distance = conditions.hand, None
     assert hand is not None
     if rng.random() < 0.5:
-        wanted = _log_uniform(rng, *INDEPENDENT_PX)
+        wanted = log_uniform(rng, *INDEPENDENT_PX)
         a_second = camera.expected_shake_px(width_px, hand.speed_deg_s()) / camera.exposure_s
         camera = dataclasses.replace(camera, exposure_s=float(np.clip(wanted / a_second, 1e-4, 2)))
     else:
         hand = None
     if rng.random() < 0.5:
-        wanted = _log_uniform(rng, *INDEPENDENT_PX)
+        wanted = log_uniform(rng, *INDEPENDENT_PX)
         share = wanted / camera.circle_of_confusion_px(math.inf, width_px)
         # c = (1 - s / d) c_inf, solved for d; behind the focus c is less than c_inf.
         behind = share < 1 and rng.random() < 0.5
@@ -172,10 +172,6 @@ def _blur_px(camera: Camera, conditions: Conditions, width_px: int) -> float:
     if conditions.distance_m is not None:
         defocus = float(camera.circle_of_confusion_px(conditions.distance_m, width_px))
     return math.hypot(shake, defocus)
-
-
-def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def _sample_conditions(rng: np.random.Generator, camera: Camera) -> Conditions:
@@ -206,7 +202,7 @@ def _sample_subject(
     """Draw a speed from a slow gesture to a cyclist, as far as the blur stays recognisable."""
     distance = conditions.distance_m or camera.focus_distance_m
     most = MOST_BLUR_PX * distance / (camera.focal_px(width_px) * camera.exposure_s)
-    return Subject(min(math.exp(rng.uniform(math.log(0.1), math.log(8))), most))
+    return Subject(min(log_uniform(rng, 0.1, 8), most))
 
 
 def take(

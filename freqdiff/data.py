@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from blursynth.camera import Camera
+from blursynth.camera import Camera, log_uniform
 from blursynth.physics import MARGIN, develop, expose
 from blursynth.psf import point_spread
 from blursynth.scene import Recipe, Scene, sample_scene, stack_scenes
@@ -323,7 +323,7 @@ class PairBlocks(Blocks):
 def _shaky_camera(rng: np.random.Generator) -> Camera:
     """A camera whose exposure is long enough to show what the recipe asks for."""
     camera = Camera.sample(rng)
-    exposure = math.exp(rng.uniform(math.log(1 / 60), math.log(0.8)))
+    exposure = log_uniform(rng, 1 / 60, 0.8)
     return dataclasses.replace(camera, exposure_s=max(camera.exposure_s, exposure))
 
 

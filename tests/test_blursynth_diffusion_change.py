@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from test_blursynth_diffusion_stream import CPU, stream
+from test_blursynth_diffusion_stream import CPU, stream, write_pictures
 from tiny_base import MERGES, TINY, like_stable_diffusion, tiny
-from toys import photo, picture
+from toys import photo
 
 from blursynth.diffusion_base import make_small_base
 from blursynth.diffusion_conditions import LATENT_SETS, add_details, with_details
@@ -74,9 +73,7 @@ def test_latents_of_stable_diffusion_are_those_of_the_blurred_photo() -> None:
 
 
 def test_photos_that_blur_changes_much_count_less(tmp_path: Path) -> None:
-    for name in ("coffee", "astronaut"):
-        Image.fromarray(picture(180, 220, name)).save(tmp_path / f"{name}.png")
-    batch = stream(tmp_path)[0].blur(CPU)
+    batch = stream(write_pictures(tmp_path, "coffee", "astronaut"))[0].blur(CPU)
     timestep = torch.tensor([100, 300, 500, 900])
     for pipeline, even in ((tiny(), False), (like_stable_diffusion(), True)):
         with torch.no_grad():

@@ -22,10 +22,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("sharp")
-    for name in ("coffee", "astronaut"):
-        Image.fromarray(picture(180, 220, name)).save(made / f"{name}.png")
-    return made
+    return write_pictures(tmp_path_factory.mktemp("sharp"), "coffee", "astronaut")
+
+
+def write_pictures(folder: Path, *names: str) -> Path:
+    """A folder of pictures of 180x220 px."""
+    for name in names:
+        Image.fromarray(picture(180, 220, name)).save(folder / f"{name}.png")
+    return folder
 
 
 def stream(folder: Path, seed: int = 0, batch: int = 4) -> Stream:

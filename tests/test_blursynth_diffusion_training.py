@@ -15,7 +15,7 @@ import torch
 from commands import contents
 from PIL import Image
 from safetensors.torch import load_file
-from test_blursynth_diffusion_stream import CPU, stream
+from test_blursynth_diffusion_stream import CPU, stream, write_pictures
 from tiny_base import like_stable_diffusion, tiny
 from torch import Tensor
 from toys import picture
@@ -53,8 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     like_stable_diffusion().save_pretrained(folder / "like")
     for kind, names in (("sharp", ("coffee", "astronaut")), ("real", ("chelsea",))):
         (folder / kind).mkdir()
-        for name in names:
-            Image.fromarray(picture(180, 220, name)).save(folder / kind / f"{name}.png")
+        write_pictures(folder / kind, *names)
     return folder
 
 

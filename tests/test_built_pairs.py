@@ -81,6 +81,7 @@ def test_pairs_mixed_with_photos(built: Path) -> None:
     mixed = pair_source(photos, built / "shards", config)
     rest = PairBlocks(photos, dataclasses.replace(config, pairs_per_block=6))
     few = BuiltPairs(built, dataclasses.replace(config, pairs_per_block=2))
+    assert (rest.stock, few.stock) == ("2 photos", f"{len(list_pairs(built))} pairs")
     assert mixed.stock == f"{rest.stock} and {few.stock}"
     for block in (0, 3):
         made = mixed.make(block)

@@ -31,7 +31,7 @@ class FakeTraining:
         self.config = arguments[3]
         self.step = 0
         self.accelerator = SimpleNamespace(device="cpu", num_processes=1, is_main_process=True)
-        self.pairs = SimpleNamespace(stock="2 photos")
+        self.pairs = SimpleNamespace(stock="2 photos" if arguments[1] else "2 pairs")
 
     def resume(self) -> bool:
         self.step = self.at_step
@@ -92,7 +92,7 @@ def test_settings(fake: type[FakeTraining]) -> None:
     assert "50 steps of 3 x 4 crops of 64 pixels from 2 photos" in out
 
     command = ("train", "--config", "tiny", "--pairs", "built", "--output", "runs/a", "--fsdp")
-    assert commands.run(*command).code == 0
+    assert "from 2 pairs" in commands.run(*command).out
     assert (fake.made[-1]["data"], fake.made[-1]["built"]) == (None, "built")
     assert fake.made[-1]["sharded"]
     assert commands.run(*command, "--data", "photos", "--pairs-share", "0.4").code == 0
