@@ -129,7 +129,8 @@ def test_training_on_built_pairs(photos: Path, tmp_path: Path) -> None:
     data = dataclasses.replace(DATA, crop=32)
 
     def start(folder: str, source: str) -> Training:
-        made = Training(tmp_path / folder, tmp_path / source, CAMERA_TOY, RECIPE, data, built=True)
+        where, built = tmp_path / folder, tmp_path / source
+        made = Training(where, None, CAMERA_TOY, RECIPE, data, built=built)
         made.config = dataclasses.replace(RECIPE, steps=6, save_every=1)
         return made
 
