@@ -15,12 +15,8 @@ from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from blursynth.clip_tokens import CONTEXT, clip_merges, clip_tokenizer
-from blursynth.diffusion_conditions import (
-    CONTROL_CHANNELS,
-    CameraEncoder,
-    latent_sets,
-    widen_controlnet,
-)
+from blursynth.diffusion_change import latent_sets
+from blursynth.diffusion_conditions import CONTROL_CHANNELS, CameraEncoder, widen_controlnet
 from blursynth.diffusion_pipeline import BlurSynthPipeline
 from blursynth.diffusion_tiles import pitch
 from blursynth.pixel_codec import PixelCodec
@@ -154,11 +150,10 @@ def _text_encoder(config: TextConfig, tokenizer: Any) -> Any:
 def _unet(config: SmallBaseConfig) -> Any:
     sizes = config.denoiser
     deeper = len(sizes.widths) - 1
-    channels = config.codec.latent_channels
-    taken, given = latent_sets(config.change_scale)
+    channels = config.codec.latent_channels * latent_sets(config.change_scale)
     return UNet2DConditionModel(
-        in_channels=channels * taken,
-        out_channels=channels * given,
+        in_channels=channels,
+        out_channels=channels,
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * deeper),
         up_block_types=(*["CrossAttnUpBlock2D"] * deeper, "UpBlock2D"),
         block_out_channels=sizes.widths,
@@ -244,8 +239,8 @@ def check_parts(parts: dict[str, Any]) -> None:
             "give a Stable Diffusion 1.x or 2.x."
         )
     channels = vae.latent_channels
-    taken, given = latent_sets(parts.get("change_scale"))
-    if (unet.in_channels, unet.out_channels) != (channels * taken, channels * given):
+    wanted = channels * latent_sets(parts.get("change_scale"))
+    if (unet.in_channels, unet.out_channels) != (wanted, wanted):
         raise ModelError(
             f"The VAE of the base has {channels} latent channels and its U-Net takes "
             f"{unet.in_channels} and gives {unet.out_channels}: give a base for text to image."

@@ -19,6 +19,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from blursynth.camera import Camera
+from blursynth.diffusion_change import known_latents
 from blursynth.diffusion_config import OUTPUTS
 from blursynth.psf import BlurField, blur_field
 from blursynth.scene import Scene
@@ -30,10 +31,6 @@ CONTENT_CHANNELS = 3
 PHYSICS_CHANNELS = 4
 CONTROL_CHANNELS = CONTENT_CHANNELS + PHYSICS_CHANNELS
 
-_DETAILS = (3, 9)
-"""Sides of the means, in latents, that tell detail from the rest."""
-LATENT_SETS = 1 + len(_DETAILS)
-"""How often `with_details` has the channels of the latents."""
 _LONGEST_PX = 64.0
 _MOST_NOISE = 64.0
 
@@ -44,7 +41,7 @@ class Content:
 
     Attributes:
         photos: (B, 3, H, W) sRGB in [0, 1].
-        latents: (B, 3 C, h, w) from `with_details` for a base that makes changes, or None.
+        latents: (B, C, h, w) for a base that makes changes, or None.
     """
 
     photos: Tensor
@@ -58,10 +55,13 @@ class Physics:
     Attributes:
         tokens: (B, T, D) of text and camera vector, for cross-attention.
         maps: (B, 4, H, W) from `physics_map`; zeros say nothing.
+        latents: (B, C, h, w) of the photos that the maps foretell, for a base that makes changes;
+            None: they foretell nothing.
     """
 
     tokens: Tensor
     maps: Tensor
+    latents: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,19 +71,30 @@ class Condition:
     Attributes:
         tokens: (B, T, D) for the cross-attention of U-Net and ControlNet.
         control: (B, 7, H, W) input of the ControlNet: sharp photo and physics map.
-        latents: (B, 3 C, h, w) of the sharp photo and their details, input beside the noisy ones,
-            or None.
+        latents: (B, 4 C, h, w) of `known_latents`, input beside the noisy ones, or None.
     """
 
     tokens: Tensor
     control: Tensor
     latents: Tensor | None = None
 
+    def cut(self, place: Sequence[int], size: Sequence[int], factor: int) -> Condition:
+        """The same of a part of the photos: place (y, x) and size in latents of `factor` pixels."""
+        (top, left), (height, width) = place, size
+
+        def part(image: Tensor, unit: int) -> Tensor:
+            below, right = (top + height) * unit, (left + width) * unit
+            return image[..., top * unit : below, left * unit : right]
+
+        latents = None if self.latents is None else part(self.latents, 1)
+        return Condition(self.tokens, part(self.control, factor), latents)
+
 
 def combine(content: Content, physics: Physics) -> Condition:
-    """c = Combine(c_content, c_physics): photos and physics maps side by side."""
+    """c = Combine(c_content, c_physics): photos and maps side by side, and what latents tell."""
     control = torch.cat((content.photos, physics.maps.to(content.photos)), 1)
-    return Condition(physics.tokens, control, content.latents)
+    known = None if content.latents is None else known_latents(content.latents, physics.latents)
+    return Condition(physics.tokens, control, known)
 
 
 def stack(first: Condition, second: Condition) -> Condition:
@@ -93,45 +104,6 @@ def stack(first: Condition, second: Condition) -> Condition:
         latents = torch.cat((first.latents, second.latents))
     tokens = torch.cat((first.tokens, second.tokens))
     return Condition(tokens, torch.cat((first.control, second.control)), latents)
-
-
-def with_details(latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) and what blur may take from them -> (B, 3 C, h, w).
-
-    Details are what is left without the mean of 3 x 3 latents, and what that mean has beyond the
-    mean of 9 x 9 of such means.
-    """
-    bands, rest = [latents], latents
-    for side in _DETAILS:
-        padded = F.pad(rest, (side // 2,) * 4, mode="replicate")
-        coarser = F.avg_pool2d(padded, side, 1)
-        bands.append(rest - coarser)
-        rest = coarser
-    return torch.cat(bands, 1)
-
-
-def latent_sets(change_scale: float | None) -> tuple[int, int]:
-    """How often a U-Net takes and gives the channels of the latents, by the pipeline's
-    `change_scale`."""
-    return (1, 1) if change_scale is None else (1 + LATENT_SETS, LATENT_SETS)
-
-
-def add_details(made: Tensor, latents: Tensor, scale: float) -> Tensor:
-    """A prediction of latents (B, C, h, w), which takes from a photo what it has.
-
-    Without it a network would have to carry all details through its normalisations to say that
-    they vanish; so it says how much of them does.
-
-    Args:
-        made: (B, 3 C, h, w) of a U-Net: a prediction, and the gain of each detail in it.
-        latents: (B, 3 C, h, w) of `with_details`.
-        scale: of the details.
-    """
-    predicted, *gains = made.chunk(LATENT_SETS, 1)
-    _, *details = latents.to(made).chunk(LATENT_SETS, 1)
-    for gain, detail in zip(gains, details, strict=True):
-        predicted = predicted + scale * gain * detail
-    return predicted
 
 
 def physics_map(field: BlurField, sharp: Tensor, iso: float) -> Tensor:
@@ -166,6 +138,16 @@ def physics_map(field: BlurField, sharp: Tensor, iso: float) -> Tensor:
     return torch.cat((blur, noise[None]))
 
 
+def map_lengths(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """What maps (B, 4, h, w) of `physics_map` say in pixels: direction and extent of the motion,
+    (B, h, w, 2) as (dy, dx) without a sign, and circle of confusion, (B, h, w)."""
+    double, defocus = maps[:, :2], maps[:, 2]
+    size = torch.hypot(double[:, 0], double[:, 1])
+    angle = torch.atan2(double[:, 1], double[:, 0]) / 2
+    motion = _expanded(size)[..., None] * torch.stack((angle.sin(), angle.cos()), -1)
+    return motion, defocus.sign() * _expanded(defocus.abs())
+
+
 def physics_maps(scenes: Scene, sharp: Tensor, origins: Tensor) -> Tensor:
     """Maps (B, 4, H, W) of a batch for training: `physics_map` of each exposure's blur field.
 
@@ -186,6 +168,11 @@ def physics_maps(scenes: Scene, sharp: Tensor, origins: Tensor) -> Tensor:
 
 def _compressed(values: Tensor, largest: float) -> Tensor:
     return (torch.log1p(values) / math.log1p(largest)).clamp(max=1)
+
+
+def _expanded(values: Tensor) -> Tensor:
+    """Pixels of what `_compressed` made of them."""
+    return torch.expm1(values * math.log1p(_LONGEST_PX))
 
 
 def _noise_deviation(sharp: Tensor, iso: float) -> Tensor:

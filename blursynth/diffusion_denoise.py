@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from blursynth.diffusion_change import Change
 from blursynth.diffusion_conditions import Content, combine
 from blursynth.diffusion_load import save_pipeline, weights_digest
 from blursynth.diffusion_pipeline import BlurSynthPipeline
+from blursynth.diffusion_predict import predict
 from blursynth.diffusion_stage import Loss, Stage, TrainingConfig
 from blursynth.diffusion_stream import Batch
 from freqdiff.errors import ModelError
@@ -20,6 +22,9 @@ from freqdiff.errors import ModelError
 PARTS = ("unet", "controlnet", "text_encoder", "camera_encoder")
 CHECK_STEPS, CHECK_PHOTOS = 8, 4
 """Steps of DDIM for validation pictures, and photos on them."""
+SURPRISE = 1.0
+"""Weight of `Change.surprise`: how sure a base should be of a change is learned slowly from the
+velocity, above all where it should be very sure."""
 LEAST_CHANGE = 0.1
 """Photos whose mean square change is less than that, of scaled latents, count alike."""
 
@@ -51,6 +56,7 @@ class Denoised(NamedTuple):
         timestep: (B,).
         predicted, target: noise or velocity, as the scheduler says.
         weight: (B,) of the photos in the loss.
+        change: that the prediction comes from, of a base that makes changes.
     """
 
     content: Content
@@ -60,6 +66,7 @@ class Denoised(NamedTuple):
     predicted: Tensor
     target: Tensor
     weight: Tensor
+    change: Change | None = None
 
     @property
     def loss(self) -> Tensor:
@@ -98,7 +105,12 @@ class BaseStage(Stage):
         mapped = (draws[1] >= self.config.drop_maps).to(device)
         maps = batch.maps * mapped[:, None, None, None]
         made = denoise(self.pipeline, batch, timestep, noise, maps, known)
-        yield Loss("denoiser", made.loss, {"loss": made.loss.detach()})
+        total = made.loss
+        told: dict[str, float | Tensor] = {"loss": total.detach()}
+        if made.change is not None:
+            surprise = made.change.surprise(made.clean).mean()
+            total, told["surprise"] = total + SURPRISE * surprise, surprise.detach()
+        yield Loss("denoiser", total, told)
 
     def validate(self, batch: Batch) -> tuple[dict[str, float], list[Tensor]]:
         """Loss at fixed noise; sharp, blurred by physics and generated photos."""
@@ -146,12 +158,12 @@ def denoise(
     if scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(clean, drawn, timestep)
     physics = pipeline.encode_physics(batch.cameras, batch.sharp, maps, known=known)
-    predicted = pipeline.predict(noisy, timestep, combine(content, physics))
+    predicted, change = predict(pipeline, noisy, timestep, combine(content, physics))
     weight = clean.new_ones(len(clean))
     if pipeline.config.change_scale is not None:
         # Else little would be learned but the noise of the noisiest photos.
         weight = (1 + LEAST_CHANGE) / (clean.square().mean((1, 2, 3)) + LEAST_CHANGE)
-    return Denoised(content, clean, noisy, timestep, predicted, target, weight)
+    return Denoised(content, clean, noisy, timestep, predicted, target, weight, change)
 
 
 def clean_estimate(scheduler: Any, made: Denoised) -> Tensor:

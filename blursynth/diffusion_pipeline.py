@@ -7,6 +7,7 @@ packages diffusers and transformers; `diffusion_load.load_pipeline` says so in a
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -26,14 +27,14 @@ from blursynth.diffusion_conditions import (
     Condition,
     Content,
     Physics,
-    add_details,
     camera_vectors,
     check_request,
     combine,
     stack,
-    with_details,
 )
 from blursynth.diffusion_config import Output
+from blursynth.diffusion_foretell import foretell
+from blursynth.diffusion_predict import predict
 from freqdiff.errors import InputError
 from freqdiff.tone import linear_to_srgb, srgb_to_linear
 
@@ -64,8 +65,8 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         scheduler: `DDIMScheduler`.
         camera_encoder: `CameraEncoder`, or None: the text alone tells the settings.
         change_scale: of a base whose latents are what blur changes: one over their usual deviation.
-            Its U-Net sees the sharp photo's latents beside the noisy ones, as InstructPix2Pix
-            (Brooks et al. 2023), and tells how much of their details blur takes (`add_details`).
+            Its U-Net sees what is known of the latents (`diffusion_change`) beside the noisy ones,
+            as InstructPix2Pix (Brooks et al. 2023), and tells the change as a normal distribution.
             None, as in Stable Diffusion: latents are those of the blurred photo, without more.
     """
 
@@ -149,12 +150,12 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         # 1: c_content <- I_s, the input of the ControlNet
         c_content = self.encode_content(padded, tile=tile)
         # 2: c_physics <- CLIP(text of p), numbers of p, map of the blur that physics predicts
-        c_physics = self.encode_physics(cameras, padded, maps, prompts)
+        c_physics = self.encode_physics(cameras, padded, maps, prompts, tile=tile)
         # 3: c <- Combine(c_content, c_physics)
-        c = combine(c_content, c_physics)
+        c = [combine(c_content, c_physics)]
         guided = guidance_scale > 1
         if guided:
-            c = stack(combine(c_content, self.unknown_physics(padded)), c)
+            c.insert(0, combine(c_content, self.unknown_physics(padded)))
         # 4: z_T ~ N(0, I)
         z = self._noise(padded, latents, generator)
         # 5: for t = T, ..., 1, trailing
@@ -194,7 +195,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         """c_content of B photos (B, 3, H, W), with latents where the base needs them."""
         if self.config.change_scale is None:
             return Content(sharp)
-        return Content(sharp, with_details(self.encode(sharp, tile=tile)))
+        return Content(sharp, self.encode(sharp, tile=tile))
 
     def encode_physics(
         self,
@@ -203,6 +204,8 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         maps: Tensor | None = None,
         prompts: Sequence[str] | None = None,
         known: Sequence[bool] | None = None,
+        *,
+        tile: int | None = None,
     ) -> Physics:
         """c_physics of B photos.
 
@@ -212,6 +215,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
             maps: (B, 4, H, W) of `physics_map`; without, nothing is told.
             prompts: instead of `Camera.prompt`.
             known: false where the camera is not told at all; without, all are.
+            tile: of the VAE, as in a call.
         """
         known = [True] * len(content) if known is None else list(known)
         text = [camera.prompt() for camera in cameras] if prompts is None else list(prompts)
@@ -220,9 +224,13 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         if self.camera_encoder is not None:
             vectors = camera_vectors(cameras).to(tokens)
             tokens = torch.cat((tokens, self.camera_encoder(vectors, mask)), 1)
-        if maps is None:
-            maps = content.new_zeros(len(content), PHYSICS_CHANNELS, *content.shape[-2:])
-        return Physics(tokens, maps * mask[:, None, None, None])
+        if maps is None or not any(known):
+            size = (len(content), PHYSICS_CHANNELS, *content.shape[-2:])
+            return Physics(tokens, content.new_zeros(size))
+        maps = maps * mask[:, None, None, None]
+        if self.config.change_scale is None:
+            return Physics(tokens, maps)
+        return Physics(tokens, maps, self.encode(foretell(content, maps), tile=tile))
 
     def unknown_physics(self, content: Tensor) -> Physics:
         """c_physics of B photos (B, 3, H, W) whose camera is not told: for guidance."""
@@ -286,7 +294,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         if scale is None:
             return z
         assert content.latents is not None
-        change: Tensor = scale * (z - content.latents[:, : z.shape[1]])
+        change: Tensor = scale * (z - content.latents)
         return change
 
     def decode_blurred(self, z: Tensor, content: Content, *, tile: int | None = None) -> Tensor:
@@ -294,77 +302,28 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         scale = self.config.change_scale
         if scale is not None:
             assert content.latents is not None
-            z = content.latents[:, : z.shape[1]] + z / scale
+            z = content.latents + z / scale
         return self.decode(z, tile=tile)
 
-    def predict(
-        self, latents: Tensor, timestep: Tensor, condition: Condition, scale: float = 1.0
-    ) -> Tensor:
-        """What U-Net and ControlNet make of noisy latents, for sampling and for training.
-
-        Args:
-            latents: z_t, (B, C, h, w).
-            timestep: (B,) or one for all.
-            condition: c, of `combine`.
-            scale: of what the ControlNet adds.
-
-        Returns:
-            (B, C, h, w): noise or velocity, as `scheduler.config.prediction_type` says.
-        """
-        known = condition.latents
-        if known is not None:
-            latents = torch.cat((latents, known.to(latents)), 1)
-        residuals: dict[str, Any] = {}
-        if scale != 0:
-            down, middle = self.controlnet(
-                latents,
-                timestep,
-                encoder_hidden_states=condition.tokens,
-                controlnet_cond=condition.control,
-                conditioning_scale=scale,
-                return_dict=False,
-            )
-            residuals = {
-                "down_block_additional_residuals": down,
-                "mid_block_additional_residual": middle,
-            }
-        predicted: Tensor = self.unet(
-            latents,
-            timestep,
-            encoder_hidden_states=condition.tokens,
-            return_dict=False,
-            **residuals,
-        )[0]
-        if known is None:
-            return predicted
-        return add_details(predicted, known, self.config.change_scale)
-
     def _predict_tiled(
-        self, z: Tensor, timestep: Tensor, condition: Condition, scale: float, tile: int | None
+        self, z: Tensor, timestep: Tensor, c: list[Condition], scale: float, tile: int | None
     ) -> Tensor:
-        """Prediction (b, C, h, w) of a whole frame; b is twice that of z for guidance."""
+        """Predictions (len(c) B, C, h, w) of whole frames with each condition."""
         factor = tiles.pitch(self.vae)
-        z = self.scheduler.scale_model_input(z, timestep)
-        batch = z.repeat(len(condition.tokens) // len(z), 1, 1, 1)
+        z = self.scheduler.scale_model_input(z, timestep).repeat(len(c), 1, 1, 1)
         if tile is None:
-            need = tiles.denoiser_bytes(self.unet, z.dtype, len(batch))
+            need = tiles.denoiser_bytes(self.unet, z.dtype, len(z))
             largest = tiles.largest_tile(need, z.device, tiles.alignment(self.unet))
         else:
             largest = tile // factor
         plan = tiles.denoiser_tiles(self.unet, (z.shape[-2], z.shape[-1]), largest)
 
         def predicted(part: Tensor, place: tuple[int, int]) -> Tensor:
-            (top, left), (height, width) = place, part.shape[-2:]
+            # Side by side only here, as whole frames would take the memory once more.
+            seen = functools.reduce(stack, (one.cut(place, part.shape[-2:], factor) for one in c))
+            return predict(self, part, timestep, seen, scale).value
 
-            def cut(image: Tensor, factor: int) -> Tensor:
-                rows = slice(top * factor, (top + height) * factor)
-                return image[..., rows, left * factor : (left + width) * factor]
-
-            latents = None if condition.latents is None else cut(condition.latents, 1)
-            seen = Condition(condition.tokens, cut(condition.control, factor), latents)
-            return self.predict(part, timestep, seen, scale)
-
-        return tiles.apply_tiled(predicted, batch, plan)
+        return tiles.apply_tiled(predicted, z, plan)
 
     def _codec_plan(self, size: tuple[int, int], tile: int | None) -> Any:
         if tile is None:

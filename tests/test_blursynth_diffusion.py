@@ -25,6 +25,7 @@ from blursynth.diffusion_conditions import (
     stack,
     widen_controlnet,
 )
+from blursynth.diffusion_predict import predict
 from blursynth.physics import draw_exposure
 from blursynth.psf import BlurField, blur_field
 from blursynth.scene import stack_scenes
@@ -75,7 +76,7 @@ def test_sampling_is_the_scheduler_of_diffusers_bit_for_bit(steps: int, eta: flo
     z = torch.randn(1, 4, 16, 18, generator=generator)
     with torch.no_grad():
         for (told_t, told), t in zip(seen, scheduler.timesteps, strict=True):
-            both = pipeline.predict(torch.cat((z, z)), t, stack(nothing, c))
+            both = predict(pipeline, torch.cat((z, z)), t, stack(nothing, c)).value
             noise = both[:1] + 2.0 * (both[1:] - both[:1])
             source = generator if eta > 0 else None
             z = scheduler.step(noise, t, z, eta=eta, generator=source).prev_sample
@@ -104,7 +105,7 @@ def test_ddim_in_double_precision() -> None:
     c = combine(pipeline.encode_content(sharp()), pipeline.encode_physics([SLOW], sharp()))
     for k, t in enumerate((999, 799, 599, 399, 199)):
         with torch.no_grad():
-            v = pipeline.predict(z, torch.tensor(t), c).double()
+            v = predict(pipeline, z, torch.tensor(t), c).value.double()
         now, then = a[t], a[t - 200] if t > 200 else 1.0
         s, s_then = np.sqrt(1 - now**2), np.sqrt(1 - then**2)
         x0, noise = now * z.double() - s * v, now * v + s * z.double()

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_blursynth_diffusion_stream import CPU, stream, write_pictures
 from tiny_base import MERGES, TINY, like_stable_diffusion, tiny
 from toys import photo
 
 from blursynth.diffusion_base import make_small_base
-from blursynth.diffusion_conditions import LATENT_SETS, add_details, with_details
+from blursynth.diffusion_change import LATENT_SETS, Change, change_of, known_latents, velocity
 from blursynth.diffusion_denoise import denoise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,27 +41,59 @@ def test_latents_are_what_blur_changes() -> None:
         torch.testing.assert_close(back, one.decode(one.encode(pair[1])))
 
 
-def test_details_of_latents() -> None:
-    latents = torch.randn(2, 3, 11, 13, generator=seeded())
-    own, fine, coarse = with_details(latents).chunk(LATENT_SETS, 1)
+def test_what_is_known_of_the_latents() -> None:
+    latents, foretold = torch.randn(2, 2, 3, 11, 13, generator=seeded())
+    own, change, fine, coarse = known_latents(latents, foretold).chunk(LATENT_SETS, 1)
     assert torch.equal(own, latents)
+    assert torch.equal(change, foretold - latents)
     around = latents[1, 2, 4:7, 5:8].mean()
     torch.testing.assert_close(fine[1, 2, 5, 6], latents[1, 2, 5, 6] - around)
-    assert float(with_details(torch.full((1, 2, 9, 9), 3.0))[:, 2:].abs().max()) < 1e-5
     # What is left are means over 9 x 9 of means over 3 x 3; here the frame cuts none of them off.
-    means = torch.nn.functional.avg_pool2d(latents, 3, 1)
+    means = F.avg_pool2d(latents, 3, 1)
     torch.testing.assert_close(
         (own - fine - coarse)[:, :, 5, 5:8], means.unfold(3, 9, 1).mean((2, 4))
     )
+    assert float(known_latents(torch.full((1, 2, 9, 9), 3.0))[:, 2:].abs().max()) < 1e-5
 
 
-def test_gains_of_details_are_added_to_the_prediction() -> None:
-    latents = with_details(torch.randn(1, 2, 8, 8, generator=seeded()))
-    made = torch.zeros(1, 6, 8, 8)
-    made[:, 0], made[:, 2], made[:, 5] = 7, 0.5, -3
-    found = add_details(made, latents, 2.0)
-    torch.testing.assert_close(found[:, 0], 7 + latents[:, 2])
-    torch.testing.assert_close(found[:, 1], -6 * latents[:, 5])
+def test_a_u_net_adds_shares_of_what_is_known() -> None:
+    known = known_latents(*torch.randn(2, 1, 2, 8, 8, generator=seeded()))
+    _, foretold, fine, coarse = known.chunk(LATENT_SETS, 1)
+    silent = change_of(torch.zeros(1, 10, 8, 8), known, 2.0)
+    torch.testing.assert_close(silent.mean, 2 * foretold)
+    assert float(silent.log_variance.abs().max()) == 0
+    made = torch.zeros(1, 10, 8, 8)
+    made[:, 0], made[:, 2], made[:, 5], made[:, 7], made[:, 8] = 7, -1, 0.5, -3, 100
+    change = change_of(made, known, 2.0)
+    torch.testing.assert_close(change.mean[:, 0], torch.full((1, 8, 8), 7.0))
+    expected = 2 * foretold[:, 1] + fine[:, 1] - 6 * coarse[:, 1]
+    torch.testing.assert_close(change.mean[:, 1], expected)
+    assert 0 < float(change.log_variance.max()) < 10
+
+
+def test_the_velocity_is_that_of_the_expected_change() -> None:
+    """By Bayes' rule, in double precision and other terms: precisions add up."""
+    mean, log_variance, noisy = torch.randn(3, 4, 2, 3, 3, generator=seeded())
+    share = torch.tensor([0.0, 0.02, 0.6, 0.998])
+    v = velocity(Change(mean, log_variance), noisy, share).double()
+    a = share.double().view(-1, 1, 1, 1)
+    certain, seen = 1 / log_variance.double().exp(), a / (1 - a)
+    # Where a is 0, z_t says nothing of z_0.
+    told = torch.where(a > 0, noisy / a.clamp_min(1e-9).sqrt(), 0)
+    expected = (certain * mean + seen * told) / (certain + seen)
+    found = a.sqrt() * noisy - (1 - a).sqrt() * v
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    unsure = velocity(Change(mean, torch.zeros_like(mean)), noisy, share).double()
+    torch.testing.assert_close(unsure, -(1 - a).sqrt() * mean.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_surprise_is_least_for_the_true_deviation() -> None:
+    clean = 3 + 0.5 * torch.randn(1, 1, 200, 200, generator=seeded())
+    deviations = torch.linspace(0.3, 0.8, 51)
+    mean = torch.full_like(clean, 3.0, requires_grad=True)
+    found = [Change(mean, torch.full_like(clean, 2 * s.log())).surprise(clean) for s in deviations]
+    assert not found[0].requires_grad
+    assert float(deviations[torch.cat(found).argmin()]) == pytest.approx(0.5, abs=0.011)
 
 
 def test_latents_of_stable_diffusion_are_those_of_the_blurred_photo() -> None:

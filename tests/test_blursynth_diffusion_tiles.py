@@ -18,6 +18,7 @@ from blursynth.camera import Camera
 from blursynth.diffusion_base import check_parts, make_small_base, ready
 from blursynth.diffusion_conditions import CONTROL_CHANNELS, Condition
 from blursynth.diffusion_pipeline import BlurSynthPipeline
+from blursynth.diffusion_predict import predict
 from freqdiff.errors import InputError
 from freqdiff.tiling import plan_tiles
 
@@ -176,7 +177,7 @@ def measured_peaks(pipeline: Any, side: int, device: str, batch: int = 2) -> tup
     with torch.no_grad():
         with PeakMemory(known) as denoiser:
             condition = Condition(tokens, control, photo)
-            noise = pipeline.predict(z, torch.tensor(5, device=device), condition)
+            noise = predict(pipeline, z, torch.tensor(5, device=device), condition).value
         assert noise.shape == z.shape
         assert noise.dtype == z.dtype
         with PeakMemory(known) as codec:
