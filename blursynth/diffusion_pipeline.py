@@ -106,7 +106,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         *,
         prompts: Sequence[str] | None = None,
         num_inference_steps: int = 10,
-        guidance_scale: float = 1.5,
+        guidance_scale: float = 1.0,
         controlnet_conditioning_scale: float = 1.0,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,

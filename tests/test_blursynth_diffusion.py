@@ -125,7 +125,7 @@ def test_every_condition_changes_the_photo() -> None:
         "prompt empty": generated(pipeline, SLOW, maps, prompts=[""]),
         "another camera": generated(pipeline, FAST, maps),
         "no map": generated(pipeline, SLOW),
-        "no guidance": generated(pipeline, SLOW, maps, guidance_scale=1.0),
+        "guidance": generated(pipeline, SLOW, maps, guidance_scale=1.5),
         "another seed": generated(pipeline, SLOW, maps, generator=torch.Generator().manual_seed(8)),
     }
     for what, image in others.items():
