@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import comparison, roofline
+from benchmarks import blur_tables, comparison, roofline
 from benchmarks.harness import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -24,15 +23,6 @@ TITLES = {
     "evaluate_reds_320x180": "REDS, real video blur, 320x180",
     "evaluate_gopro": "GoPro, one frame of real camera motion",
     "evaluate_levin": "Levin 2009, measured camera shake",
-}
-ENGINES = {
-    "real": "other real photos",
-    "sharp": "none (sharp)",
-    "gaussian": "Gaussian kernel",
-    "frame_average": "frame averaging",
-    "physics_clean": "BlurSynth without sensor",
-    "physics_full": "BlurSynth",
-    "gan": "GAN",
 }
 
 
@@ -202,61 +192,6 @@ def speed() -> list[str]:
     return [*lines, *sources(results)]
 
 
-def engines() -> list[str]:
-    """Figure 3: the picture, and each engine's distances; nothing where it was not measured."""
-    rows = roofline.read(RESULTS / "blur_engines.json")
-    if not rows:
-        return []
-    lines = [
-        "### Blur synthesis against real blur",
-        "",
-        "![One scene blurred by each engine](benchmarks/results/figure3.jpg)",
-    ]
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        of_kind = [row for row in rows if row["kind"] == kind]
-        lines += [
-            "",
-            f"| distance from {of_kind[0]['real_photos']} real blurred photos ({kind}) "
-            "| Fréchet, spectrum | KID, spectrum | Fréchet, patches | KID, patches |",
-            "| --- | --- | --- | --- | --- |",
-        ]
-        for name in dict.fromkeys(row["engine"] for row in of_kind):
-            mine = {row["features"]: row for row in of_kind if row["engine"] == name}
-            cells = [
-                f"{row['frechet']:.1f} | {row['kid']:.2f} ± {row['kid_stderr']:.2f}"
-                for row in (mine["spectrum"], mine["patches"])
-            ]
-            lines.append(f"| {ENGINES.get(name, name)} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"All photos were shrunk to a longer side of {rows[0]['long_side']} px. The rows of a "
-        "table have equally many windows of 64 px; standard errors are over photos.",
-    ]
-    return [*lines, "", source(rows[0]["provenance"])]
-
-
-def family() -> list[str]:
-    """How near the camera model comes to measured kernels, beside the usual shapes."""
-    rows = roofline.read(RESULTS / "psf_family.json")
-    if not rows:
-        return []
-    lines = [
-        "| measured kernels | engine: error, PSNR | best Gaussian | best disk |",
-        "| --- | --- | --- | --- |",
-    ]
-    for kind, title in (("shake", "hand shakes (Levin 2009)"), ("lens", "ray-traced lenses")):
-        mine = [row for row in rows if row["kind"] == kind]
-        cells = []
-        for name in ("engine", "gaussian", "disk"):
-            error, psnr = (
-                statistics.mean(row[value][name] for row in mine)
-                for value in ("relative_error", "psnr_db")
-            )
-            cells.append(f"{100 * error:.1f}%, {psnr:.1f} dB")
-        lines.append(f"| {len(mine)} {title} | {' | '.join(cells)} |")
-    return [*lines, "", source(rows[0]["provenance"])]
-
-
 def synthesis() -> list[str]:
     """How fast pairs are made."""
     results = [roofline.read(RESULTS / f"blursynth_{device}.json") for device in ("cpu", "gpu")]
@@ -291,31 +226,6 @@ def synthesis() -> list[str]:
     return [*lines, *sources(results)]
 
 
-def trainings() -> list[str]:
-    """What tiny learns from each kind of blur, in dB on each set of real pairs."""
-    rows = roofline.read(RESULTS / "table_blur.json")
-    if not rows:
-        return []
-    sets = list(rows[0]["pairs"])
-    titles = [f"{name} ({rows[0]['pairs'][name]})" for name in sets]
-    lines = [
-        f"| trained on | all real pairs | {' | '.join(titles)} |",
-        f"| --- | --- | {' | '.join('---' for _ in sets)} |",
-    ]
-    for row in rows:
-        spread = row["real_pairs_gain_db_std"]
-        main = f"{row['real_pairs_gain_db']:+.2f}" + (f" ± {spread:.2f}" if spread else "")
-        cells = [f"{row[f'{name}_gain_db']:+.2f}" for name in sets]
-        lines.append(f"| {ENGINES[row['training']]} | {main} | {' | '.join(cells)} |")
-    first = rows[0]
-    seeds = f"mean of {first['seeds']} seeds" if first["seeds"] > 1 else "one seed"
-    budget = (
-        f"Gain in PSNR (dB) after {first['steps']} steps of {first['batch']} crops of "
-        f"{first['crop']} px on {first['trained_on']}, {seeds}."
-    )
-    return [*lines, "", budget, *sources([rows])]
-
-
 def kernels() -> list[str]:
     """Each operation against what else one would write, as ratios measured in one process."""
     lines = [
@@ -342,7 +252,7 @@ def sources(results: list[list[dict[str, Any]]]) -> list[str]:
 
 
 def compared(name: str, render: Callable[[list[dict[str, Any]]], list[str]]) -> list[str]:
-    """A table of `comparison`, and where its numbers come from."""
+    """A table of `comparison` or `blur_tables`, and where its numbers come from."""
     rows = roofline.read(RESULTS / f"{name}.json")
     return [*render(rows), *sources([rows])]
 
@@ -365,10 +275,11 @@ def render(text: str) -> str:
         "reliability": reliability(),
         "table1": compared("table1", comparison.table1),
         "downstream": downstream(),
-        "trainings": trainings(),
+        "trainings": compared("table_blur", blur_tables.trainings),
         "ablations": compared("ablations", comparison.ablations),
-        "engines": engines(),
-        "family": family(),
+        "engines": compared("blur_engines", blur_tables.engines),
+        "family": compared("psf_family", blur_tables.family),
+        "control": compared("diffusion_control", blur_tables.control),
         "speed": speed(),
         "synthesis": synthesis(),
         "kernels": kernels(),

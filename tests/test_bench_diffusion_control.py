@@ -13,6 +13,7 @@ from PIL import Image
 from tiny_base import tiny
 from toys import photo, picture
 
+from benchmarks import blur_tables
 from benchmarks import diffusion_control as bench
 from blursynth.engines import engine_of
 from blursynth.physics import Synthesis
@@ -84,6 +85,29 @@ def test_by_how_much_the_alignment_helps() -> None:
     assert [one["frechet_falls_by"] for one in found] == [0.3, -0.25]
     assert found[0]["kid_falls_by"] == pytest.approx(0.6)
     assert "kid_falls_by" not in found[1]
+
+
+def test_the_table_of_the_readme() -> None:
+    def of_engine(engine: str, output: str | None) -> list[dict[str, Any]]:
+        control = [
+            {"question": "control", "setting": name, "rank_correlation": 0.9}
+            for name in ("exposure_s", "f_number", "iso")
+        ]
+        kept = {"accepted": 3, "pairs": 4, "low_band_psnr_db": 40.0, "shift_px": 0.1}
+        rows = [{"question": "content", **kept}, *control]
+        return [{"engine": engine, "output": output, "crop": 256, "steps": 8} | r for r in rows]
+
+    rows = of_engine("physics", None) + of_engine("base", "pixels")
+    lines = blur_tables.control(rows + of_engine("base", "attributes"))
+    table = [line for line in lines if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| physics", "| diffusion, small base"]
+    assert table[3].endswith(" | 0.90 | 0.90 | 0.90 | 3 of 4 | 40.0 dB | 0.10 px |")
+    assert blur_tables.control([]) == []
+    falls = {"question": "alignment", "engine": "aligned", "output": "pixels"}
+    falls |= {"features": "patches", "frechet_falls_by": 0.234}
+    aligned = blur_tables.control([*rows, *of_engine("aligned", "pixels"), falls])
+    assert len(aligned) == len(lines) + 1
+    assert aligned[-1].endswith("(patches) by 23%.")
 
 
 def test_too_small_a_photo() -> None:

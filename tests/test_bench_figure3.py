@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from toys import photo, picture
 
-from benchmarks import figure3, readme
+from benchmarks import blur_tables, figure3, readme, roofline
 from blursynth.gan import Generator, GeneratorConfig, save_generator
 from blursynth.recipes import RECIPES
 from freqdiff.errors import InputError
@@ -118,8 +118,7 @@ def test_rows_and_picture(
     with Image.open(figure) as shown:
         assert shown.width == 5 * (260 + 8) - 8
 
-    monkeypatch.setattr(readme, "RESULTS", output)
-    lines = readme.engines()
+    lines = blur_tables.engines(roofline.read(output / "blur_engines.json"))
     assert sum(line.startswith("| ") for line in lines) == 2 * (2 + len(ENGINES) + 1)
     assert any("figure3.jpg" in line for line in lines)
 
@@ -128,7 +127,7 @@ def test_the_readme_shows_nothing_that_was_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    assert readme.engines() == []
+    assert readme.compared("blur_engines", blur_tables.engines) == []
 
 
 @pytest.mark.parametrize(
