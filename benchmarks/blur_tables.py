@@ -13,6 +13,7 @@ ENGINES = {
     "frame_average": "frame averaging",
     "physics_clean": "BlurSynth without sensor",
     "physics_full": "BlurSynth",
+    "physics_mixed": "three quarters BlurSynth, a quarter its diffusion engine",
     "gan": "GAN",
 }
 PIXELS = {

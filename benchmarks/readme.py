@@ -279,6 +279,7 @@ def render(text: str) -> str:
         "ablations": compared("ablations", comparison.ablations),
         "engines": compared("blur_engines", blur_tables.engines),
         "family": compared("psf_family", blur_tables.family),
+        "mixed": compared("table_mixed", blur_tables.trainings),
         "control": compared("diffusion_control", blur_tables.control),
         "speed": speed(),
         "synthesis": synthesis(),

@@ -6,7 +6,9 @@ Trains the tiny model once per kind of synthetic blur (`blursynth.recipes`) and 
 same budget, and measures each on real pairs. With `--real` also on real blurred photos that nobody
 has a sharp version of: their blur width, and NIQE where `--niqe` names its parameters. Stopped, the
 same command goes on; the trainings can be done elsewhere (`--train-only`) and their folders brought
-here. Writes benchmarks/results/table_blur.json, one row per kind of blur.
+here. With `--built` one more training gets a quarter of its pairs from a data set of `blursynth
+build`, as of the diffusion engine, and the others from the full physics engine. Writes
+benchmarks/results/table_blur.json, one row per kind of blur.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from freqdiff.images import open_image
 from freqdiff.niqe import Pristine, niqe
 from freqdiff.pairs import photos_in
 
+MIXED, PHYSICS = "physics_mixed", "physics_full"
+"""The training with pairs that were built, and the one whose pairs they are added to."""
 LARGEST = 1024
 """Side of the middle of a real photo that is measured, in pixels."""
 SMALLEST = 192
@@ -46,7 +50,10 @@ def train(name: str, seed: int, options: argparse.Namespace) -> Path:
             arguments += [f"--{option.replace('_', '-')}", str(value)]
     if options.compile:
         arguments.append("--compile")
-    if code := freqdiff([*arguments, "--blur", name, "--seed", str(seed)]):
+    if name == MIXED:
+        arguments += ["--pairs", options.built]
+    blur = PHYSICS if name == MIXED else name
+    if code := freqdiff([*arguments, "--blur", blur, "--seed", str(seed)]):
         raise SystemExit(code)
     return folder / "model"
 
@@ -151,6 +158,7 @@ def main() -> None:
     add("--real", metavar="DIR", help="real blurred photos without a sharp version")
     add("--niqe", metavar="FILE", help="pristine parameters (.npz) of NIQE")
     add("--runs", metavar="DIR", default="runs/table_blur")
+    add("--built", metavar="DIR", help=f"data set of blursynth build, for {MIXED}")
     add("--trainings", nargs="+", choices=tuple(RECIPES), default=tuple(RECIPES))
     add("--seeds", type=int, default=2)
     add("--steps", type=int, default=2000)
@@ -164,7 +172,8 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.pairs or options.train_only):
         parser.error("the following arguments are required: --pairs")
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.trainings}
+    trainings = [*options.trainings, *([MIXED] if options.built else [])]
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in trainings}
     for seed in range(options.seeds):
         for name in runs:
             print(f"== {name}, seed {seed}", flush=True)

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from toys import photo
 
-from benchmarks import table_blur
+import blursynth
+from benchmarks import blur_tables, table_blur
 
 
 def save(path: Path, image: torch.Tensor) -> None:
@@ -57,3 +58,25 @@ def test_a_run_in_miniature_and_again(
     table_blur.main()
     assert [path.read_bytes() for path in models] == before
     assert json.loads((tmp_path / "table.json").read_text())[0]["runs"] == row["runs"]
+
+
+def test_a_training_with_built_pairs(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = tmp_path / "built"
+    blursynth.build(tmp_path / "sharp", built, count=2, crop=96, seed=0, progress=False)
+    seeds = arguments.index("--seeds") + 1
+    options = [*arguments[:seeds], "1", *arguments[seeds + 1 :], "--built", str(built)]
+    options[options.index("gaussian")] = "physics_full"
+    monkeypatch.setattr(sys, "argv", options)
+    table_blur.main()
+    rows = json.loads((tmp_path / "table.json").read_text())
+    assert [row["training"] for row in rows] == ["physics_full", "physics_mixed"]
+    alone, mixed = (
+        table_blur.training_facts(tmp_path / "runs" / f"{row['training']}_0" / "model")
+        for row in rows
+    )
+    assert alone["settings"]["data"]["source"] == "photos"
+    assert mixed["settings"]["data"]["source"] == "photos and pairs"
+    assert mixed["settings"]["data"]["built"] == 0.25
+    assert len(blur_tables.trainings(rows)) == 2 + 2 + 2
