@@ -210,15 +210,17 @@ def load_lora(pipeline: BlurSynthPipeline, path: str) -> None:
 
     file = Path(path) / LORA_FILE if Path(path).is_dir() else Path(path)
     try:
-        weights = rest = load_file(file)
-        # Those that the pipelines of diffusers do not know.
-        for part in ("controlnet", "vae"):
-            own = {k: v for k, v in weights.items() if k.startswith(f"{part}.")}
-            rest = {k: v for k, v in rest.items() if k not in own}
+        weights = load_file(file)
+        parts: dict[str, dict[str, Any]] = {"unet": {}, "controlnet": {}, "vae": {}}
+        rest = {k: v for k, v in weights.items() if k.split(".")[0] not in parts}
+        for key in weights.keys() - rest.keys():
+            parts[key.split(".")[0]][key] = weights[key]
+        if rest:
+            # A text encoder's, or names of other programs, which the pipelines of diffusers know.
+            pipeline.load_lora_weights(rest | parts.pop("unet"))
+        for part, own in parts.items():
             if own:
                 getattr(pipeline, part).load_lora_adapter(own, prefix=part)
-        if rest:
-            pipeline.load_lora_weights(rest)
         if not weights:
             raise ValueError("the file is empty")
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_base import like_stable_diffusion, make_tiny, tiny
 from toys import photo, picture
 
@@ -22,6 +24,7 @@ from blursynth.checksums import SUMS
 from blursynth.cli import main
 from blursynth.diffusion_config import DiffusionConfig, parse_engine
 from blursynth.diffusion_load import (
+    LORA_FILE,
     add_lora,
     load_lora,
     load_pipeline,
@@ -165,7 +168,7 @@ def test_command_line(blind_base: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert "no folder of a base" in error
 
 
-def test_lora_round_trip(base: str, tmp_path: Path) -> None:
+def test_lora_round_trip(base: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained = load_pipeline(base)
     weights = add_lora(trained, rank=2)
     assert all(weight.requires_grad for weight in weights)
@@ -177,7 +180,11 @@ def test_lora_round_trip(base: str, tmp_path: Path) -> None:
         for weight in weights:
             weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
     save_lora(trained, tmp_path / "lora")
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
     other = load_pipeline(base, lora=str(tmp_path / "lora"))
+    logger.removeHandler(caplog.handler)
+    assert caplog.records == []
     plain = load_pipeline(base)
     made = []
     for pipeline in (trained, other, plain):
@@ -189,6 +196,21 @@ def test_lora_round_trip(base: str, tmp_path: Path) -> None:
     assert float((made[0] - made[2]).abs().max()) > 1e-3
     with pytest.raises(ModelError, match="Cannot use the LoRA weights"):
         load_lora(plain, str(tmp_path / "none"))
+
+
+def test_lora_of_the_text_encoder_beside_that_of_the_unet(base: str, tmp_path: Path) -> None:
+    trained = load_pipeline(base)
+    add_lora(trained, rank=2, parts=("unet",))
+    save_lora(trained, tmp_path, parts=("unet",))
+    weights = load_file(tmp_path / LORA_FILE)
+    name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_{}.weight"
+    for part, shape in (("A", (2, 16)), ("B", (16, 2))):
+        weights[name.format(part)] = torch.ones(shape)
+    save_file(weights, tmp_path / LORA_FILE)
+    before, after = load_pipeline(base), load_pipeline(base, lora=str(tmp_path))
+    assert any("lora_" in key for key, _ in after.unet.named_parameters())
+    told = [float(one.encode_text(["1/60 s"]).sum()) for one in (before, after)]
+    assert told[0] != told[1]
 
 
 def test_stable_diffusion_from_its_parts(base: str, tmp_path: Path) -> None:
