@@ -150,10 +150,11 @@ def _text_encoder(config: TextConfig, tokenizer: Any) -> Any:
 def _unet(config: SmallBaseConfig) -> Any:
     sizes = config.denoiser
     deeper = len(sizes.widths) - 1
-    channels = config.codec.latent_channels * latent_sets(config.change_scale)
+    channels = config.codec.latent_channels
+    taken, given = latent_sets(config.change_scale)
     return UNet2DConditionModel(
-        in_channels=channels,
-        out_channels=channels,
+        in_channels=channels * taken,
+        out_channels=channels * given,
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * deeper),
         up_block_types=(*["CrossAttnUpBlock2D"] * deeper, "UpBlock2D"),
         block_out_channels=sizes.widths,
@@ -239,8 +240,8 @@ def check_parts(parts: dict[str, Any]) -> None:
             "give a Stable Diffusion 1.x or 2.x."
         )
     channels = vae.latent_channels
-    wanted = channels * latent_sets(parts.get("change_scale"))
-    if (unet.in_channels, unet.out_channels) != (wanted, wanted):
+    taken, given = latent_sets(parts.get("change_scale"))
+    if (unet.in_channels, unet.out_channels) != (channels * taken, channels * given):
         raise ModelError(
             f"The VAE of the base has {channels} latent channels and its U-Net takes "
             f"{unet.in_channels} and gives {unet.out_channels}: give a base for text to image."

@@ -148,6 +148,13 @@ def map_lengths(maps: Tensor) -> tuple[Tensor, Tensor]:
     return motion, defocus.sign() * _expanded(defocus.abs())
 
 
+def map_noise(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Standard deviation of the noise, (B, 1, h, w) for photos in [0, 1], that maps (B, 4, H, W) of
+    `physics_map` tell, as the mean of blocks that give this size."""
+    told = F.adaptive_avg_pool2d(maps[:, 3:].float(), size)
+    return torch.expm1(told * math.log1p(_MOST_NOISE)) / 255
+
+
 def physics_maps(scenes: Scene, sharp: Tensor, origins: Tensor) -> Tensor:
     """Maps (B, 4, H, W) of a batch for training: `physics_map` of each exposure's blur field.
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from blursynth.diffusion_change import Change, change_of, velocity
-from blursynth.diffusion_conditions import Condition
-
-if TYPE_CHECKING:
-    from blursynth.diffusion_pipeline import BlurSynthPipeline
+from blursynth.diffusion_conditions import CONTENT_CHANNELS, Condition, map_noise
 
 
 class Prediction(NamedTuple):
@@ -27,7 +24,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    pipeline: BlurSynthPipeline,
+    pipeline: Any,
     latents: Tensor,
     timestep: Tensor,
     condition: Condition,
@@ -36,7 +33,7 @@ def predict(
     """Ask the networks of a pipeline.
 
     Args:
-        pipeline: whose networks.
+        pipeline: `BlurSynthPipeline`.
         latents: z_t, (B, C, h, w).
         timestep: (B,) or one for all.
         condition: c, of `combine`.
@@ -64,6 +61,7 @@ def predict(
     )[0]
     if known is None:
         return Prediction(made)
-    change = change_of(made, known, pipeline.config.change_scale)
+    noise = map_noise(condition.control[:, CONTENT_CHANNELS:], (made.shape[-2], made.shape[-1]))
+    change = change_of(made, known, noise, pipeline.config.change_scale)
     share = pipeline.scheduler.alphas_cumprod.to(latents.device)[timestep]
     return Prediction(velocity(change, latents, share), change)

@@ -13,7 +13,14 @@ from tiny_base import MERGES, TINY, like_stable_diffusion, tiny
 from toys import photo
 
 from blursynth.diffusion_base import make_small_base
-from blursynth.diffusion_change import LATENT_SETS, Change, change_of, known_latents, velocity
+from blursynth.diffusion_change import (
+    LATENT_SETS,
+    Change,
+    change_of,
+    doubt,
+    known_latents,
+    velocity,
+)
 from blursynth.diffusion_denoise import denoise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,29 +53,54 @@ def test_what_is_known_of_the_latents() -> None:
     own, change, fine, coarse = known_latents(latents, foretold).chunk(LATENT_SETS, 1)
     assert torch.equal(own, latents)
     assert torch.equal(change, foretold - latents)
-    around = latents[1, 2, 4:7, 5:8].mean()
-    torch.testing.assert_close(fine[1, 2, 5, 6], latents[1, 2, 5, 6] - around)
+    around = foretold[1, 2, 4:7, 5:8].mean()
+    torch.testing.assert_close(fine[1, 2, 5, 6], foretold[1, 2, 5, 6] - around)
     # What is left are means over 9 x 9 of means over 3 x 3; here the frame cuts none of them off.
-    means = F.avg_pool2d(latents, 3, 1)
-    torch.testing.assert_close(
-        (own - fine - coarse)[:, :, 5, 5:8], means.unfold(3, 9, 1).mean((2, 4))
-    )
-    assert float(known_latents(torch.full((1, 2, 9, 9), 3.0))[:, 2:].abs().max()) < 1e-5
+    means = F.avg_pool2d(foretold, 3, 1)
+    left = (foretold - fine - coarse)[:, :, 5, 5:8]
+    torch.testing.assert_close(left, means.unfold(3, 9, 1).mean((2, 4)))
+    even = torch.full((1, 2, 9, 9), 3.0)
+    assert float(known_latents(latents[:1, :2, :9, :9], even)[:, 4:].abs().max()) < 1e-5
+    assert torch.equal(known_latents(latents), known_latents(latents, latents))
 
 
 def test_a_u_net_adds_shares_of_what_is_known() -> None:
     known = known_latents(*torch.randn(2, 1, 2, 8, 8, generator=seeded()))
+    noise = torch.full((1, 1, 8, 8), 0.02)
     _, foretold, fine, coarse = known.chunk(LATENT_SETS, 1)
-    silent = change_of(torch.zeros(1, 10, 8, 8), known, 2.0)
+    unit = 2 * doubt(known, noise)
+    silent = change_of(torch.zeros(1, 8, 8, 8), known, noise, 2.0)
     torch.testing.assert_close(silent.mean, 2 * foretold)
-    assert float(silent.log_variance.abs().max()) == 0
-    made = torch.zeros(1, 10, 8, 8)
-    made[:, 0], made[:, 2], made[:, 5], made[:, 7], made[:, 8] = 7, -1, 0.5, -3, 100
-    change = change_of(made, known, 2.0)
-    torch.testing.assert_close(change.mean[:, 0], torch.full((1, 8, 8), 7.0))
+    torch.testing.assert_close(silent.log_variance, 2 * unit.log())
+    made = torch.zeros(1, 8, 8, 8)
+    made[:, 0], made[:, 3], made[:, 5], made[:, 6] = 7, 0.5, -3, 100
+    change = change_of(made, known, noise, 2.0)
+    torch.testing.assert_close(change.mean[:, 0], (2 * foretold + 7 * unit)[:, 0])
     expected = 2 * foretold[:, 1] + fine[:, 1] - 6 * coarse[:, 1]
     torch.testing.assert_close(change.mean[:, 1], expected)
-    assert 0 < float(change.log_variance.max()) < 10
+    assert 0 < float((change.log_variance - 2 * unit.log())[:, 0].min()) < 20
+
+
+def test_doubt_is_least_where_nothing_is() -> None:
+    flat, silent = torch.full((1, 3, 16, 16), 2.0), torch.zeros(1, 1, 16, 16)
+    least = doubt(known_latents(flat), silent)
+    # Sensors' noise is about twice as strong in latents as white noise, as mosaics correlate it.
+    white = 0.01 * torch.randn(1, 3, 256, 256, generator=seeded())
+    pipeline, even = make_small_base(merges=MERGES), torch.full_like(white, 0.5)
+    found = float((pipeline.encode(even + white) - pipeline.encode(even)).std())
+    noisy = doubt(known_latents(flat), torch.full_like(silent, 0.01))
+    assert found < float(noisy.mean()) < 2 * found
+    # Details that blur left, and what it took of a photo.
+    flat[:, :, 8, 8] = 5
+    detailed, blurred = (
+        doubt(known_latents(*pair), silent)
+        for pair in ((flat,), (flat, torch.full_like(flat, 2.0)))
+    )
+    for one in (detailed, blurred):
+        torch.testing.assert_close(one[..., :2, :2], least[..., :2, :2])
+    middle = [float(one[0, 0, 8, 8]) for one in (least, blurred, detailed)]
+    assert middle == sorted(middle)
+    assert middle[2] > 3 * middle[1] > 9 * middle[0]
 
 
 def test_the_velocity_is_that_of_the_expected_change() -> None:

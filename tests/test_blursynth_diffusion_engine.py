@@ -323,9 +323,9 @@ def test_parts_that_do_not_fit() -> None:
     wide = UNet2DConditionModel.from_config({**parts["unet"].config, "cross_attention_dim": 24})
     deep = UNet2DConditionModel.from_config({**parts["unet"].config, "layers_per_block": 2})
     for changes, message in (
-        ({"vae": latents}, "16 latent channels and its U-Net takes 20 and gives 20"),
-        ({"unet": inpainting}, "takes 9 and gives 20"),
-        ({"change_scale": None}, "4 latent channels and its U-Net takes 20 and gives 20"),
+        ({"vae": latents}, "16 latent channels and its U-Net takes 20 and gives 16"),
+        ({"unet": inpainting}, "takes 9 and gives 16"),
+        ({"change_scale": None}, "4 latent channels and its U-Net takes 20 and gives 16"),
         ({"unet": wide}, "has 16 channels and its U-Net expects 24"),
         ({"unet": deep}, r"does not fit the base \(layers_per_block is 1 instead of 2\)"),
         ({"text_encoder": None}, "has no text_encoder"),

@@ -11,9 +11,10 @@ from toys import photo
 
 from blursynth import physics, psf
 from blursynth.camera import Camera
-from blursynth.diffusion_conditions import map_lengths, physics_map
+from blursynth.diffusion_conditions import map_lengths, map_noise, physics_map
 from blursynth.diffusion_foretell import foretell
 from blursynth.motion import Hand
+from blursynth.sensor import noise_levels
 from blursynth.shot import Conditions
 from freqdiff.tone import srgb_to_linear
 
@@ -77,6 +78,19 @@ def test_a_map_tells_lengths_in_pixels() -> None:
     # Without a sign: the opposite motion is the same.
     along = motion[0, 4, 4] * motion[0, 4, 4, 1].sign()
     torch.testing.assert_close(along, torch.tensor([-3.0, 4.0]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_map_tells_the_noise() -> None:
+    flat = torch.full((3, 8, 16), 0.5)
+    field = psf.BlurField(torch.zeros(2, 1, 1), torch.zeros(1, 1))
+    noise = map_noise(physics_map(field, flat, 3200)[None], (2, 4))
+    assert noise.shape == (1, 1, 2, 4)
+    shot, read = noise_levels(torch.tensor(3200.0))
+    light = srgb_to_linear(torch.tensor([0.499, 0.5, 0.501]))
+    slope = 0.002 / (light[2] - light[0])
+    deviation = (shot * light[1] + read).sqrt() * slope
+    torch.testing.assert_close(noise, deviation.expand_as(noise), rtol=1e-3, atol=0)
+    assert float(map_noise(torch.zeros(1, 4, 8, 16), (2, 4)).max()) == 0
 
 
 def test_motion_blurs_along_its_direction() -> None:
