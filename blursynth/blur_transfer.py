@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blursynth.filtering import convolve_grid
+from blursynth.filtering import convolve_picture
 from freqdiff.errors import InputError
 
 STEP = 128
@@ -117,9 +117,7 @@ def apply_blur(light: Tensor, blur: BlurEstimate) -> Tensor:
 
 
 def _filter(light: Tensor, kernels: Tensor) -> Tensor:
-    radius = kernels.shape[-1] // 2
-    padded = F.pad(light[None], (radius,) * 4, mode="replicate")
-    return convolve_grid(padded, kernels[None], STEP)[0]
+    return convolve_picture(light[None], kernels[None], STEP)[0]
 
 
 def _spectra(blurred: Tensor, sharp: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:

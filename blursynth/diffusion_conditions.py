@@ -144,15 +144,15 @@ def map_lengths(maps: Tensor) -> tuple[Tensor, Tensor]:
     double, defocus = maps[:, :2], maps[:, 2]
     size = torch.hypot(double[:, 0], double[:, 1])
     angle = torch.atan2(double[:, 1], double[:, 0]) / 2
-    motion = _expanded(size)[..., None] * torch.stack((angle.sin(), angle.cos()), -1)
-    return motion, defocus.sign() * _expanded(defocus.abs())
+    motion = _expanded(size, _LONGEST_PX)[..., None] * torch.stack((angle.sin(), angle.cos()), -1)
+    return motion, defocus.sign() * _expanded(defocus.abs(), _LONGEST_PX)
 
 
 def map_noise(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Standard deviation of the noise, (B, 1, h, w) for photos in [0, 1], that maps (B, 4, H, W) of
     `physics_map` tell, as the mean of blocks that give this size."""
     told = F.adaptive_avg_pool2d(maps[:, 3:].float(), size)
-    return torch.expm1(told * math.log1p(_MOST_NOISE)) / 255
+    return _expanded(told, _MOST_NOISE) / 255
 
 
 def physics_maps(scenes: Scene, sharp: Tensor, origins: Tensor) -> Tensor:
@@ -177,9 +177,9 @@ def _compressed(values: Tensor, largest: float) -> Tensor:
     return (torch.log1p(values) / math.log1p(largest)).clamp(max=1)
 
 
-def _expanded(values: Tensor) -> Tensor:
-    """Pixels of what `_compressed` made of them."""
-    return torch.expm1(values * math.log1p(_LONGEST_PX))
+def _expanded(values: Tensor, largest: float) -> Tensor:
+    """What `_compressed` made these of."""
+    return torch.expm1(values * math.log1p(largest))
 
 
 def _noise_deviation(sharp: Tensor, iso: float) -> Tensor:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from blursynth import optics
 from blursynth.diffusion_conditions import map_lengths
-from blursynth.filtering import convolve_grid
+from blursynth.filtering import convolve_picture
 from freqdiff.tone import linear_to_srgb, srgb_to_linear
 from freqdiff_kernels import ops
 
@@ -41,5 +40,5 @@ def foretell(sharp: Tensor, maps: Tensor) -> Tensor:
     paths = motion[..., None, :] * line[:, None]
     kernels = ops.rasterize_paths(paths, weights.expand(paths.shape[:-1]), radius)
     kernels = optics.convolve_kernels(kernels, optics.aperture_kernel(defocus, radius))
-    light = F.pad(srgb_to_linear(sharp.float()), (radius,) * 4, mode="replicate")
-    return linear_to_srgb(convolve_grid(light, kernels, STEP).clamp(0, 1)).to(sharp.dtype)
+    light = convolve_picture(srgb_to_linear(sharp.float()), kernels, STEP)
+    return linear_to_srgb(light.clamp(0, 1)).to(sharp.dtype)

@@ -211,10 +211,11 @@ def load_lora(pipeline: BlurSynthPipeline, path: str) -> None:
     file = Path(path) / LORA_FILE if Path(path).is_dir() else Path(path)
     try:
         weights = load_file(file)
-        parts: dict[str, dict[str, Any]] = {"unet": {}, "controlnet": {}, "vae": {}}
-        rest = {k: v for k, v in weights.items() if k.split(".")[0] not in parts}
-        for key in weights.keys() - rest.keys():
-            parts[key.split(".")[0]][key] = weights[key]
+        parts = {
+            part: {key: value for key, value in weights.items() if key.startswith(f"{part}.")}
+            for part in ("unet", "controlnet", "vae")
+        }
+        rest = {key: value for key, value in weights.items() if key.split(".")[0] not in parts}
         if rest:
             # A text encoder's, or names of other programs, which the pipelines of diffusers know.
             pipeline.load_lora_weights(rest | parts.pop("unet"))

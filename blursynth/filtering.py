@@ -63,6 +63,13 @@ def convolve_grid(image: Tensor, kernels: Tensor, step: int) -> Tensor:
     return ops.filter_grid(image, kernels, step)
 
 
+def convolve_picture(picture: Tensor, kernels: Tensor, step: int) -> Tensor:
+    """`convolve_grid` of a whole picture (B, C, H, W), which goes on beyond its border as there."""
+    radius = kernels.shape[-1] // 2
+    padded = F.pad(picture, (radius,) * 4, mode="replicate")
+    return convolve_grid(padded, kernels, step)
+
+
 def aperture_only(scene: Scene, diameter_px: float) -> Scene:
     """The same exposures with this circle of confusion and no blur but the aperture's."""
     return dataclasses.replace(

@@ -65,9 +65,8 @@ def test_a_training_with_built_pairs(
 ) -> None:
     built = tmp_path / "built"
     blursynth.build(tmp_path / "sharp", built, count=2, crop=96, seed=0, progress=False)
-    seeds = arguments.index("--seeds") + 1
-    options = [*arguments[:seeds], "1", *arguments[seeds + 1 :], "--built", str(built)]
-    options[options.index("gaussian")] = "physics_full"
+    # What is told last counts.
+    options = [*arguments, "--seeds", "1", "--trainings", "physics_full", "--built", str(built)]
     monkeypatch.setattr(sys, "argv", options)
     table_blur.main()
     rows = json.loads((tmp_path / "table.json").read_text())
