@@ -246,6 +246,12 @@ def check_parts(parts: dict[str, Any]) -> None:
             f"The VAE of the base has {channels} latent channels and its U-Net takes "
             f"{unet.in_channels} and gives {unet.out_channels}: give a base for text to image."
         )
+    told = parts["scheduler"].config.prediction_type
+    if taken > 1 and told != "v_prediction":
+        raise ModelError(
+            f"The base makes changes of photos, from which a velocity follows, and its scheduler "
+            f"expects {told}: give the scheduler that was saved with the base."
+        )
     if unet.cross_attention_dim != width:
         raise ModelError(
             f"The text encoder of the base has {width} channels and its U-Net expects "

@@ -215,17 +215,20 @@ def test_lora_of_the_text_encoder_beside_that_of_the_unet(base: str, tmp_path: P
 
 def test_stable_diffusion_from_its_parts(base: str, tmp_path: Path) -> None:
     """A base as others save it: another pipeline class, PNDM, a ControlNet of photos beside it."""
-    from diffusers import ControlNetModel, PNDMScheduler
+    from diffusers import ControlNetModel, PNDMScheduler, UNet2DConditionModel
 
     folder = tmp_path / "sd"
     shutil.copytree(base, folder)
     for part in ("controlnet", "camera_encoder"):
         shutil.rmtree(folder / part)
+    sizes = {**tiny().unet.config, "in_channels": 4, "out_channels": 4}
+    unet = UNet2DConditionModel.from_config(sizes)
+    unet.save_pretrained(folder / "unet")
     PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
     ).save_pretrained(folder / "scheduler")
     index = json.loads((folder / "model_index.json").read_text())
-    del index["controlnet"], index["camera_encoder"]
+    del index["controlnet"], index["camera_encoder"], index["change_scale"]
     index |= {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None]}
     index["scheduler"] = ["diffusers", "PNDMScheduler"]
     (folder / "model_index.json").write_text(json.dumps(index))
@@ -234,7 +237,7 @@ def test_stable_diffusion_from_its_parts(base: str, tmp_path: Path) -> None:
     fresh = load_pipeline(str(folder), new_parts=True)
     assert fresh.camera_encoder is not None
     options = {"conditioning_embedding_out_channels": (8, 8, 8)}
-    ControlNetModel.from_unet(tiny().unet, **options).save_pretrained(tmp_path / "control")
+    ControlNetModel.from_unet(unet, **options).save_pretrained(tmp_path / "control")
     pipeline = load_pipeline(str(folder), str(tmp_path / "control"))
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.scheduler.config.prediction_type == "epsilon"
@@ -242,7 +245,7 @@ def test_stable_diffusion_from_its_parts(base: str, tmp_path: Path) -> None:
     assert pipeline.camera_encoder is None
     made = pipeline(photo(64, 64)[None], CAMERA, num_inference_steps=2, output="pixels")
     assert bool(made.images.isfinite().all())
-    ControlNetModel.from_unet(tiny().unet).save_pretrained(tmp_path / "eighth")
+    ControlNetModel.from_unet(unet).save_pretrained(tmp_path / "eighth")
     with pytest.raises(ModelError, match="shrinks photos by 8 and the VAE by 4"):
         load_pipeline(str(folder), str(tmp_path / "eighth"))
     with pytest.raises(ModelError, match="is no folder of a ControlNet"):
@@ -312,7 +315,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_parts_that_do_not_fit() -> None:
-    from diffusers import UNet2DConditionModel
+    from diffusers import DDIMScheduler, UNet2DConditionModel
 
     from blursynth.diffusion_base import check_parts
     from blursynth.pixel_codec import PixelCodec
@@ -326,6 +329,7 @@ def test_parts_that_do_not_fit() -> None:
         ({"vae": latents}, "16 latent channels and its U-Net takes 20 and gives 16"),
         ({"unet": inpainting}, "takes 9 and gives 16"),
         ({"change_scale": None}, "4 latent channels and its U-Net takes 20 and gives 16"),
+        ({"scheduler": DDIMScheduler()}, "its scheduler expects epsilon"),
         ({"unet": wide}, "has 16 channels and its U-Net expects 24"),
         ({"unet": deep}, r"does not fit the base \(layers_per_block is 1 instead of 2\)"),
         ({"text_encoder": None}, "has no text_encoder"),
