@@ -63,6 +63,20 @@ class Change(NamedTuple):
         loss = self.log_variance + missing * (-self.log_variance).exp()
         return 0.5 * loss.mean((1, 2, 3))
 
+    def without_grain(self, noise: Tensor, scale: float) -> Change:
+        """The same with no more variance than noise has: for sampling.
+
+        Each latent is drawn alone, which is right for noise. Other things that are not known, as
+        the shape of the blur, change many latents together; drawn alone they would be grain, so
+        they stay at their mean.
+
+        Args:
+            noise: as for `doubt`.
+            scale: of changes, `change_scale` of the pipeline.
+        """
+        most = (scale**2 * _noise_power(noise)).log()
+        return Change(self.mean, torch.minimum(self.log_variance, most))
+
 
 def change_of(made: Tensor, known: Tensor, noise: Tensor, scale: float) -> Change:
     """The change as a U-Net tells it.
@@ -96,7 +110,11 @@ def doubt(known: Tensor, noise: Tensor) -> Tensor:
     for share, part in zip(_DOUBTS, parts, strict=True):
         power = power + (share * part).square()
     power = F.avg_pool2d(power, 3, 1, 1, count_include_pad=False)
-    return (power + (_NOISE_GAIN * noise.float()).square() + _LEAST_DOUBT**2).sqrt()
+    return (power + _noise_power(noise)).sqrt()
+
+
+def _noise_power(noise: Tensor) -> Tensor:
+    return (_NOISE_GAIN * noise.float()).square() + _LEAST_DOUBT**2
 
 
 def velocity(change: Change, noisy: Tensor, share: Tensor) -> Tensor:

@@ -321,7 +321,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         def predicted(part: Tensor, place: tuple[int, int]) -> Tensor:
             # Side by side only here, as whole frames would take the memory once more.
             seen = functools.reduce(stack, (one.cut(place, part.shape[-2:], factor) for one in c))
-            return predict(self, part, timestep, seen, scale).value
+            return predict(self, part, timestep, seen, scale, sampling=True).value
 
         return tiles.apply_tiled(predicted, z, plan)
 

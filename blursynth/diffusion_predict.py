@@ -29,6 +29,8 @@ def predict(
     timestep: Tensor,
     condition: Condition,
     scale: float = 1.0,
+    *,
+    sampling: bool = False,
 ) -> Prediction:
     """Ask the networks of a pipeline.
 
@@ -38,6 +40,7 @@ def predict(
         timestep: (B,) or one for all.
         condition: c, of `combine`.
         scale: of what the ControlNet adds.
+        sampling: draw what the network told, `Change.without_grain`.
     """
     known, seen = condition.latents, latents
     if known is not None:
@@ -63,5 +66,7 @@ def predict(
         return Prediction(made)
     noise = map_noise(condition.control[:, CONTENT_CHANNELS:], (made.shape[-2], made.shape[-1]))
     change = change_of(made, known, noise, pipeline.config.change_scale)
+    if sampling:
+        change = change.without_grain(noise, pipeline.config.change_scale)
     share = pipeline.scheduler.alphas_cumprod.to(latents.device)[timestep]
     return Prediction(velocity(change, latents, share), change)

@@ -76,7 +76,7 @@ def test_sampling_is_the_scheduler_of_diffusers_bit_for_bit(steps: int, eta: flo
     z = torch.randn(1, 4, 16, 18, generator=generator)
     with torch.no_grad():
         for (told_t, told), t in zip(seen, scheduler.timesteps, strict=True):
-            both = predict(pipeline, torch.cat((z, z)), t, stack(nothing, c)).value
+            both = predict(pipeline, torch.cat((z, z)), t, stack(nothing, c), sampling=True).value
             noise = both[:1] + 2.0 * (both[1:] - both[:1])
             source = generator if eta > 0 else None
             z = scheduler.step(noise, t, z, eta=eta, generator=source).prev_sample
@@ -105,7 +105,7 @@ def test_ddim_in_double_precision() -> None:
     c = combine(pipeline.encode_content(sharp()), pipeline.encode_physics([SLOW], sharp()))
     for k, t in enumerate((999, 799, 599, 399, 199)):
         with torch.no_grad():
-            v = predict(pipeline, z, torch.tensor(t), c).value.double()
+            v = predict(pipeline, z, torch.tensor(t), c, sampling=True).value.double()
         now, then = a[t], a[t - 200] if t > 200 else 1.0
         s, s_then = np.sqrt(1 - now**2), np.sqrt(1 - then**2)
         x0, noise = now * z.double() - s * v, now * v + s * z.double()

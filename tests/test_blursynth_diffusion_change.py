@@ -12,6 +12,7 @@ from test_blursynth_diffusion_stream import CPU, stream, write_pictures
 from tiny_base import MERGES, TINY, like_stable_diffusion, tiny
 from toys import photo
 
+from blursynth.camera import Camera
 from blursynth.diffusion_base import make_small_base
 from blursynth.diffusion_change import (
     LATENT_SETS,
@@ -21,7 +22,10 @@ from blursynth.diffusion_change import (
     known_latents,
     velocity,
 )
+from blursynth.diffusion_conditions import physics_map
 from blursynth.diffusion_denoise import denoise
+from blursynth.diffusion_foretell import foretell
+from blursynth.psf import BlurField
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,6 +130,36 @@ def test_surprise_is_least_for_the_true_deviation() -> None:
     found = [Change(mean, torch.full_like(clean, 2 * s.log())).surprise(clean) for s in deviations]
     assert not found[0].requires_grad
     assert float(deviations[torch.cat(found).argmin()]) == pytest.approx(0.5, abs=0.011)
+
+
+def test_only_noise_is_drawn() -> None:
+    noise = torch.linspace(0, 0.1, 64).view(1, 1, 8, 8)
+    mean, log_variance = torch.randn(2, 1, 2, 8, 8, generator=seeded())
+    change = Change(mean, 4 * log_variance)
+    drawn = change.without_grain(noise, 2.0)
+    assert torch.equal(drawn.mean, mean)
+    even = known_latents(torch.ones_like(mean))
+    most = 2 * (2.0 * doubt(even, noise)).log().expand_as(mean)
+    surer = change.log_variance < most
+    assert 0 < int(surer.sum()) < surer.numel()
+    assert torch.equal(drawn.log_variance[surer], change.log_variance[surer])
+    torch.testing.assert_close(drawn.log_variance[~surer], most[~surer])
+
+
+def test_what_the_map_foretells_gets_noise_and_no_grain() -> None:
+    """Where the network adds nothing, however unsure it is."""
+    pipeline, photos = make_small_base(merges=MERGES), sharp(64, 64)
+    for weights in pipeline.unet.conv_out.parameters():
+        torch.nn.init.zeros_(weights)
+    pipeline.set_progress_bar_config(disable=True)
+    field = BlurField(torch.full((2, 2, 2), 3.0), torch.full((2, 2), 4.0))
+    maps = physics_map(field, photos[0], 100)[None]
+    made = pipeline(
+        photos, Camera(), maps, num_inference_steps=4, generator=seeded(), output="pixels"
+    )
+    expected = pipeline.decode(pipeline.encode(foretell(photos, maps)))
+    assert float((expected - photos).std()) > 0.03
+    assert float((made.images - expected).std()) < 0.004
 
 
 def test_latents_of_stable_diffusion_are_those_of_the_blurred_photo() -> None:
