@@ -22,7 +22,7 @@ from blursynth.blur_discriminator import (
     views,
 )
 from blursynth.collapse import collapsed
-from blursynth.diffusion_denoise import CHECK_PHOTOS, clean_estimate, denoise, generate, spread
+from blursynth.diffusion_denoise import CHECK_PHOTOS, denoise, generate, sampled, spread
 from blursynth.diffusion_load import add_lora, save_lora, weights_digest
 from blursynth.diffusion_pipeline import BlurSynthPipeline
 from blursynth.diffusion_stage import Loss, Stage, TrainingConfig
@@ -40,7 +40,7 @@ class AlignTraining(TrainingConfig):
         rank: of the LoRA weights on U-Net and ControlNet.
         decoder: whether the decoder of the VAE gets some too.
         adversarial: hinge or relativistic loss.
-        last_timestep: noise up to which one step gives a photo that can be judged.
+        sample_steps: of DDIM, for photos that are judged.
         weight: of the adversarial loss.
         content: of the L1 distance of means of 16x16 px from those of the physics engine's photo.
         denoise: of the loss of stage (ii), without which control by the camera would be forgotten.
@@ -54,7 +54,7 @@ class AlignTraining(TrainingConfig):
     rank: int = 8
     decoder: bool = False
     adversarial: AdversarialLoss = "hinge"
-    last_timestep: int = 300
+    sample_steps: int = 4
     weight: float = 0.05
     content: float = 10.0
     denoise: float = 1.0
@@ -88,13 +88,10 @@ class AlignStage(Stage):
         }
 
     def losses(self, batch: Batch, step: int, noise: torch.Generator) -> Iterator[Loss]:
-        """The discriminator's, then the generator's, on one-step estimates at low noise."""
+        """The discriminator's, then the generator's, on photos that the pipeline makes."""
         config = self.config
         assert batch.real is not None
-        timestep = spread(len(batch.sharp), config.last_timestep, noise)
-        made = denoise(self.pipeline, batch, timestep, noise, batch.maps)
-        clean = clean_estimate(self.pipeline.scheduler, made)
-        images = self.pipeline.decode_blurred(clean, made.content)
+        images = sampled(self.pipeline, batch, config.sample_steps, noise)
         seen = views(jitter(images, noise))
         with torch.no_grad():
             real = views(jitter(batch.real, noise))
@@ -116,6 +113,8 @@ class AlignStage(Stage):
         scores = self.discriminator(real), self.discriminator(seen)
         self.discriminator.requires_grad_(True)
         adversarial = generator_loss(*scores, config.adversarial)
+        timestep = spread(len(images), self.pipeline.scheduler.config.num_train_timesteps, noise)
+        made = denoise(self.pipeline, batch, timestep, noise, batch.maps)
         content = (F.avg_pool2d(images, LOW_BAND) - F.avg_pool2d(batch.blurred, LOW_BAND)).abs()
         total = config.weight * adversarial
         total = total + config.content * content.mean() + config.denoise * made.loss

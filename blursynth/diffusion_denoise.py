@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blursynth.diffusion_change import Change
-from blursynth.diffusion_conditions import Content, combine
+from blursynth.diffusion_conditions import combine
 from blursynth.diffusion_load import save_pipeline, weights_digest
 from blursynth.diffusion_pipeline import BlurSynthPipeline
 from blursynth.diffusion_predict import predict
@@ -50,19 +50,13 @@ class Denoised(NamedTuple):
     """A prediction for noisy latents of blurred photos.
 
     Attributes:
-        content: of the sharp photos.
         clean: z_0 of the blurred photos, (B, C, h, w).
-        noisy: z_t.
-        timestep: (B,).
         predicted, target: noise or velocity, as the scheduler says.
         weight: (B,) of the photos in the loss.
         change: that the prediction comes from, of a base that makes changes.
     """
 
-    content: Content
     clean: Tensor
-    noisy: Tensor
-    timestep: Tensor
     predicted: Tensor
     target: Tensor
     weight: Tensor
@@ -163,18 +157,39 @@ def denoise(
     if pipeline.config.change_scale is not None:
         # Else little would be learned but the noise of the noisiest photos.
         weight = (1 + LEAST_CHANGE) / (clean.square().mean((1, 2, 3)) + LEAST_CHANGE)
-    return Denoised(content, clean, noisy, timestep, predicted, target, weight, change)
+    return Denoised(clean, predicted, target, weight, change)
 
 
-def clean_estimate(scheduler: Any, made: Denoised) -> Tensor:
-    """Latents (B, C, h, w) without noise, in one step: sqrt(a) z_t - sqrt(1 - a) v of a velocity,
-    (z_t - sqrt(1 - a) e) / sqrt(a) of a noise, with a the product of the alphas at t."""
-    products: Tensor = scheduler.alphas_cumprod.to(made.noisy.device)
-    share = products[made.timestep][:, None, None, None]
-    signal, rest = share.sqrt(), (1 - share).sqrt()
-    if scheduler.config.prediction_type == "v_prediction":
-        return signal * made.noisy - rest * made.predicted.float()
-    return (made.noisy - rest * made.predicted.float()) / signal
+def sampled(
+    pipeline: BlurSynthPipeline, batch: Batch, steps: int, noise: torch.Generator
+) -> Tensor:
+    """The sharp photos of a batch, blurred by the pipeline so that it can learn from the result.
+
+    As in ReFL (Xu et al. 2023), DDIM stops at a random step of its second half, whose estimate of
+    z_0 is decoded; only this step has a gradient.
+
+    Args:
+        pipeline: that samples.
+        batch: of pairs.
+        steps: of DDIM.
+        noise: on the CPU.
+
+    Returns:
+        (B, 3, H, W) float32 sRGB, not clamped.
+    """
+    with torch.no_grad():
+        content = pipeline.encode_content(batch.sharp)
+        physics = pipeline.encode_physics(batch.cameras, batch.sharp, batch.maps)
+    condition = combine(content, physics)
+    scheduler, z = pipeline.scheduler, pipeline.initial_latents(batch.sharp, noise)
+    scheduler.set_timesteps(steps, device=z.device)
+    last = int(torch.randint(steps // 2, steps, (), generator=noise))
+    for step, timestep in enumerate(scheduler.timesteps[: last + 1]):
+        with torch.set_grad_enabled(step == last):
+            made = predict(pipeline, z, timestep, condition, sampling=True)
+            moved = scheduler.step(made.value, timestep, z)
+        z = moved.prev_sample
+    return pipeline.decode_blurred(moved.pred_original_sample, content)
 
 
 def spread(count: int, last: int, noise: torch.Generator) -> Tensor:

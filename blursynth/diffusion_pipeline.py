@@ -157,7 +157,7 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         if guided:
             c.insert(0, combine(c_content, self.unknown_physics(padded)))
         # 4: z_T ~ N(0, I)
-        z = self._noise(padded, latents, generator)
+        z = self.initial_latents(padded, generator, latents)
         # 5: for t = T, ..., 1, trailing
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
@@ -339,20 +339,28 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         height, width = images.shape[-2:]
         return F.pad(images, (0, -width % unit, 0, -height % unit), mode="replicate")
 
-    def _noise(
+    def initial_latents(
         self,
-        padded: Tensor,
-        latents: Tensor | None,
-        generator: torch.Generator | list[torch.Generator] | None,
+        images: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
     ) -> Tensor:
-        factor = tiles.pitch(self.vae)
-        rows, columns = (side // factor for side in padded.shape[-2:])
-        shape = (len(padded), self.vae.config.latent_channels, rows, columns)
+        """z_T (B, C, h, w) for photos (B, 3, H, W) as for `encode`.
+
+        Args:
+            images: for device, dtype and size.
+            generator, latents: as in a call.
+
+        Raises:
+            InputError: latents of another shape.
+        """
+        rows, columns = (side // tiles.pitch(self.vae) for side in images.shape[-2:])
+        shape = (len(images), self.vae.config.latent_channels, rows, columns)
         if latents is None:
             latents = randn_tensor(
-                shape, generator=generator, device=padded.device, dtype=padded.dtype
+                shape, generator=generator, device=images.device, dtype=images.dtype
             )
         elif latents.shape != shape:
             raise InputError(f"latents are {tuple(latents.shape)}, expected {shape} for the photo.")
-        noise: Tensor = latents.to(padded) * self.scheduler.init_noise_sigma
+        noise: Tensor = latents.to(images) * self.scheduler.init_noise_sigma
         return noise

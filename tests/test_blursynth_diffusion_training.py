@@ -15,7 +15,7 @@ import torch
 from commands import contents
 from PIL import Image
 from safetensors.torch import load_file
-from test_blursynth_diffusion_stream import CPU, stream, write_pictures
+from test_blursynth_diffusion_stream import write_pictures
 from tiny_base import like_stable_diffusion, tiny
 from torch import Tensor
 from toys import picture
@@ -24,8 +24,7 @@ from blursynth import diffusion_train
 from blursynth.collapse import RECENT
 from blursynth.diffusion_align import AlignTraining
 from blursynth.diffusion_codec import CodecTraining, gradient_distance, spectrum_distance
-from blursynth.diffusion_conditions import Content
-from blursynth.diffusion_denoise import BaseTraining, Denoised, clean_estimate, denoise, spread
+from blursynth.diffusion_denoise import BaseTraining
 from blursynth.diffusion_load import load_lora, load_pipeline
 from blursynth.diffusion_run import prepare
 from blursynth.diffusion_stage import Loss
@@ -185,48 +184,6 @@ def test_alignment_moves_the_lora_weights_alone(root: Path, tmp_path: Path) -> N
     assert torch.equal(made.encode(batch.sharp), plain.encode(batch.sharp))
     assert all("lora_" in name for name in run.learning)
     assert {name.split(".")[0] for name in run.learning} == {"unet", "controlnet", "vae"}
-
-
-def test_the_estimate_without_noise_inverts_the_scheduler(root: Path) -> None:
-    pipeline = tiny()
-    batch = stream(root / "sharp")[0].blur(CPU)
-    noise = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        made = denoise(pipeline, batch, torch.tensor([0, 40, 200, 700]), noise, batch.maps)
-    torch.testing.assert_close(
-        clean_estimate(pipeline.scheduler, made._replace(predicted=made.target)),
-        made.clean,
-        rtol=1e-3,
-        atol=1e-4,
-    )
-    from diffusers import DDIMScheduler
-
-    scheduler = DDIMScheduler(prediction_type="epsilon")
-    clean, drawn = torch.randn(2, 2, 4, 8, 8, generator=noise)
-    times = torch.tensor([3, 500])
-    noisy = scheduler.add_noise(clean, drawn, times)
-    other = Denoised(Content(clean), clean, noisy, times, drawn, drawn, torch.ones(2))
-    torch.testing.assert_close(clean_estimate(scheduler, other), clean, rtol=1e-3, atol=1e-4)
-
-
-def test_what_is_not_known_is_not_told(root: Path) -> None:
-    pipeline = tiny()
-    batch = stream(root / "sharp", batch=2)[0].blur(CPU)
-    both = pipeline.encode_physics(batch.cameras, batch.sharp, batch.maps, known=[True, False])
-    told = pipeline.encode_physics(batch.cameras, batch.sharp, batch.maps)
-    nothing = pipeline.unknown_physics(batch.sharp)
-    for found, expected in ((both.tokens, told.tokens), (both.maps, told.maps)):
-        torch.testing.assert_close(found[0], expected[0])
-    for found, expected in ((both.tokens, nothing.tokens), (both.maps, nothing.maps)):
-        torch.testing.assert_close(found[1], expected[1])
-    assert float(nothing.maps.abs().max()) == 0
-
-
-def test_timesteps_are_spread_over_all_spans() -> None:
-    noise = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        times = spread(8, 1000, noise).sort().values
-        assert torch.equal(times // 125, torch.arange(8))
 
 
 def test_distances_see_what_they_are_for() -> None:
