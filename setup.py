@@ -135,10 +135,14 @@ def extensions() -> list[Extension]:
 setup(
     package_dir={"freqdiff_kernels": "kernels", "freqdiff": "freqdiff", "blursynth": "blursynth"},
     packages=["freqdiff_kernels", "freqdiff", "blursynth"]
-    + [f"freqdiff.{name}" for name in find_namespace_packages("freqdiff", include=["weights*"])],
+    + [
+        f"{package}.{name}"
+        for package in ("freqdiff", "blursynth")
+        for name in find_namespace_packages(package, include=["weights*"])
+    ],
     package_data={
         "freqdiff": ["py.typed", "weights/**"],
-        "blursynth": ["py.typed"],
+        "blursynth": ["py.typed", "weights/**"],
         "freqdiff_kernels": ["py.typed"],
     },
     ext_modules=extensions(),

@@ -106,8 +106,8 @@ def control(rows: Sequence[dict[str, Any]]) -> list[str]:
         return []
     lines = [
         "| engine | blur over exposure time | blur over aperture | noise over ISO "
-        "| pairs accepted | their low band | shift |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| pairs accepted | their low band | shift | Fréchet, spectrum | Fréchet, patches |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, title in PIXELS.items():
         mine = [row for row in rows if row["engine"] == name and row["output"] != "attributes"]
@@ -118,11 +118,14 @@ def control(rows: Sequence[dict[str, Any]]) -> list[str]:
         cells = [f"{ranks[setting]:.2f}" for setting in ("exposure_s", "f_number", "iso")]
         cells.append(f"{kept['accepted']} of {kept['pairs']}")
         cells += [f"{kept['low_band_psnr_db']:.1f} dB", f"{kept['shift_px']:.2f} px"]
+        far = {row["features"]: row["frechet"] for row in mine if "frechet" in row}
+        cells += [f"{far[name]:.1f}" if name in far else "-" for name in ("spectrum", "patches")]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     first = rows[0]
     told = (
         f"Rank correlations with the prediction of physics, crops of {first['crop']} px, "
-        f"{first['steps']} steps of DDIM, photos that no training saw."
+        f"{first['steps']} steps of DDIM, photos that no training saw; "
+        "Fréchet distances from real blurred photos."
     )
     falls = [row for row in rows if row["question"] == "alignment" and row["output"] == "pixels"]
     for row in falls:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-ENGINE_HELP = "physics, or diffusion:BASE[,key=value...]"
+ENGINE_HELP = "physics, diffusion, or diffusion:BASE[,key=value...]"
 
 
 def complain(message: str) -> None:

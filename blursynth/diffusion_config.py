@@ -9,6 +9,8 @@ from typing import Any, Literal
 from freqdiff.errors import InputError
 
 NAME = "diffusion"
+SHIPPED = "small"
+"""The base that comes with the package."""
 
 Output = Literal["attributes", "pixels"]
 OUTPUTS: tuple[Output, ...] = ("attributes", "pixels")
@@ -20,8 +22,8 @@ class DiffusionConfig:
     """How the diffusion engine blurs.
 
     Attributes:
-        base: folder of a pipeline of this project or of Stable Diffusion 1.x or 2.x, or the name of
-            one on the hub, from where it is downloaded.
+        base: "small", the shipped one; folder of a pipeline of this project or of Stable Diffusion
+            1.x or 2.x; or the name of one on the hub, from where it is downloaded.
         controlnet: the same for the ControlNet, for a base that has none.
         lora: folder or file of LoRA weights.
         output: "attributes" moves the blur of the generated photo to the true one; "pixels" is the
@@ -35,7 +37,7 @@ class DiffusionConfig:
         dtype: of weights and activations.
     """
 
-    base: str
+    base: str = SHIPPED
     controlnet: str | None = None
     lora: str | None = None
     output: Output = "attributes"
@@ -79,19 +81,14 @@ _TYPES: dict[str, type] = {"steps": int, "guidance": float, "control": float, "t
 
 
 def parse_engine(text: str) -> DiffusionConfig:
-    """Settings from `diffusion:BASE[,key=value...]`; the keys are the fields of the settings.
+    """Settings from `diffusion[:BASE][,key=value...]`; the keys are the fields of the settings.
 
     Raises:
-        InputError: no base, or a key or a value that cannot be used.
+        InputError: a key or a value that cannot be used.
     """
     _, _, rest = text.partition(":")
     keys = [field.name for field in dataclasses.fields(DiffusionConfig) if field.name != "base"]
     base, *options = re.split(r",(?=\w+=)", rest)
-    if not base:
-        raise InputError(
-            "The diffusion engine needs a base, and none is shipped: name a folder or a model of "
-            f"the hub, as in {NAME}:FOLDER."
-        )
     values: dict[str, Any] = {}
     for option in options:
         key, _, value = option.partition("=")
@@ -105,4 +102,4 @@ def parse_engine(text: str) -> DiffusionConfig:
             raise InputError(
                 f"Expected a number for {key} of the diffusion engine, got {value!r}."
             ) from error
-    return DiffusionConfig(base, **values)
+    return DiffusionConfig(base or SHIPPED, **values)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from blursynth.checksums import check_sums, write_sums
+from blursynth.diffusion_config import SHIPPED
 from freqdiff.errors import ModelError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def load_pipeline(
     Weights must be safetensors. The network is used only for names that are no folders.
 
     Args:
-        base: folder, or name on the hub.
+        base: folder, name on the hub, or "small", the shipped one.
         controlnet: the same; without, the one in `base`.
         lora: folder or file of LoRA weights for U-Net, text encoder and ControlNet.
         new_parts: make what a base lacks, untrained: ControlNet and camera encoder.
@@ -54,6 +55,8 @@ def load_pipeline(
     from blursynth.diffusion_base import check_parts, ready
     from blursynth.diffusion_pipeline import BlurSynthPipeline
 
+    if base == SHIPPED:
+        base = str(Path(__file__).with_name("weights") / SHIPPED)
     index = _index(base)
     check_sums(base)
     with _quiet():

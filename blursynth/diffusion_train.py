@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from tqdm import tqdm
 
@@ -84,8 +85,13 @@ class DiffusionTraining:
             )
             for name, weights in stage.networks.items()
         }
-        if compile:
-            for module in (stage.pipeline.unet, stage.pipeline.controlnet):
+        small = stage.pipeline.config.change_scale is not None
+        for module in (stage.pipeline.unet, stage.pipeline.controlnet):
+            if small and device.type == "cpu":
+                # A step of 1.05 s takes 0.70 s on two cores.
+                module.set_attn_processor(AttnProcessor())
+                module.to(memory_format=torch.channels_last)
+            if compile:
                 module.compile(dynamic=False)
         self.check_batch = checks[0].blur(device)
         gpu = device.type == "cuda"

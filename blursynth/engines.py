@@ -36,7 +36,7 @@ ENGINES: dict[str, Engine] = {"physics": physics.synthesize}
 
 
 def engine_of(engine: str | DiffusionConfig) -> Engine:
-    """The engine of a name, of `diffusion:BASE[,key=value...]` or of the settings that these are.
+    """The engine of a name, of `diffusion[:BASE][,key=value...]` or of the settings that these are.
 
     Raises:
         InputError: no such engine, or settings that cannot be used.
@@ -46,7 +46,7 @@ def engine_of(engine: str | DiffusionConfig) -> Engine:
         return functools.partial(diffusion_engine.synthesize, settings)
     if settings in ENGINES:
         return ENGINES[settings]
-    known = ", ".join((*ENGINES, f"{NAME}:BASE"))
+    known = ", ".join((*ENGINES, NAME, f"{NAME}:BASE"))
     raise InputError(f"Expected engine to be one of {known}, got {engine!r}.")
 
 
@@ -85,8 +85,9 @@ def synthesize(
     Args:
         sharp: (3, H, W) sRGB in [0, 1], on any device.
         camera: settings of the exposure; drawn at random without.
-        engine: "physics"; or "diffusion:BASE" with the folder or the name on the hub of a base of
-            Stable Diffusion, and its settings as there or as a `DiffusionConfig`.
+        engine: "physics"; "diffusion" with the shipped base; or "diffusion:BASE" with the folder
+            or the name on the hub of a Stable Diffusion, and settings behind it; or all of these
+            as a `DiffusionConfig`.
         seed: the same seed gives the same photo.
         conditions: what the blur depends on beside the camera.
         depth_m: (H, W) distance of each pixel in metres, see `blursynth.depth.read_depth`;

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import freqdiff
-from blursynth import Camera, Conditions, Hand, shot, synthesize
+from blursynth import Camera, Conditions, DiffusionConfig, Hand, shot, synthesize
 from blursynth.psf_picture import draw_kernels
 from freqdiff.blur_filter import CELL, kernels_of
 from freqdiff.check_picture import draw_check
@@ -159,7 +159,7 @@ def filter_grid(image: Tensor) -> None:
     save("filter_grid.png")
 
 
-def blursynth_settings(image: Tensor) -> None:
+def blursynth_settings(image: Tensor, engine: str | DiffusionConfig, name: str) -> None:
     """The photo as a part of a 4K frame, taken with several settings."""
     frame, origin = (2160, 3840), (888, 1632)
     camera = Camera(focal_mm=50, focus_distance_m=2, f_number=4)
@@ -177,16 +177,18 @@ def blursynth_settings(image: Tensor) -> None:
         "ISO 100, tripod": (dataclasses.replace(camera, iso=100), tripod),
         "ISO 6400, tripod": (dataclasses.replace(camera, iso=6400), tripod),
     }
-    width, height, gap, title = 288, 256, 6, 20
-    sheet = Image.new("RGB", (4 * (width + gap) - gap, 2 * (height + title)), "white")
+    width, height, gap, line = 288, 256, 6, 20
+    sheet = Image.new("RGB", (4 * (width + gap) - gap, 2 * (height + line)), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (name, (settings, options)) in enumerate(shots.items()):
-        result = synthesize(image, settings, seed=3, frame_size=frame, origin=origin, **options)
+    for index, (title, (settings, options)) in enumerate(shots.items()):
+        result = synthesize(
+            image, settings, engine=engine, seed=3, frame_size=frame, origin=origin, **options
+        )
         pixels = (result.blurred * 255).byte().permute(1, 2, 0).numpy()[64 : 64 + height, 180:468]
-        left, top = index % 4 * (width + gap), index // 4 * (height + title)
-        draw.text((left + 2, top + 2), name, fill="black", font_size=14)
-        sheet.paste(Image.fromarray(np.ascontiguousarray(pixels)), (left, top + title))
-    sheet.save(TARGET / "blursynth_settings.jpg", quality=85)
+        left, top = index % 4 * (width + gap), index // 4 * (height + line)
+        draw.text((left + 2, top + 2), title, fill="black", font_size=14)
+        sheet.paste(Image.fromarray(np.ascontiguousarray(pixels)), (left, top + line))
+    sheet.save(TARGET / name, quality=85)
 
 
 def blursynth_kernels() -> None:
@@ -248,7 +250,9 @@ def main() -> None:
     stitch_tiles(image)
     ddim_step(image)
     filter_grid(image)
-    blursynth_settings(image)
+    blursynth_settings(image, "physics", "blursynth_settings.jpg")
+    generated = DiffusionConfig(output="pixels")
+    blursynth_settings(image, generated, "blursynth_settings_diffusion.jpg")
     blursynth_kernels()
     self_check(image)
     how_it_works(image)

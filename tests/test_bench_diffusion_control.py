@@ -98,10 +98,12 @@ def test_the_table_of_the_readme() -> None:
         return [{"engine": engine, "output": output, "crop": 256, "steps": 8} | r for r in rows]
 
     rows = of_engine("physics", None) + of_engine("base", "pixels")
+    far = {"engine": "base", "output": "pixels", "question": "distance", "features": "patches"}
+    rows.append({**far, "frechet": 4.25})
     lines = blur_tables.control(rows + of_engine("base", "attributes"))
     table = [line for line in lines if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in table[2:]] == ["| physics", "| diffusion, small base"]
-    assert table[3].endswith(" | 0.90 | 0.90 | 0.90 | 3 of 4 | 40.0 dB | 0.10 px |")
+    assert table[3].endswith(" | 0.90 | 0.90 | 0.90 | 3 of 4 | 40.0 dB | 0.10 px | - | 4.2 |")
     assert blur_tables.control([]) == []
     falls = {"question": "alignment", "engine": "aligned", "output": "pixels"}
     falls |= {"features": "patches", "frechet_falls_by": 0.234}

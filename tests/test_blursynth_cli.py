@@ -104,7 +104,7 @@ def test_engines() -> None:
     result = blursynth.synthesize(image, camera, seed=3)
     again = engines.ENGINES["physics"](image, camera, seed=3)
     assert torch.equal(result.blurred, again.blurred)
-    with pytest.raises(InputError, match="one of physics, diffusion:BASE, got 'magic'"):
+    with pytest.raises(InputError, match="one of physics, diffusion, diffusion:BASE, got 'magic'"):
         blursynth.synthesize(image, camera, engine="magic")
 
 

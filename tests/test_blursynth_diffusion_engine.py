@@ -63,9 +63,9 @@ def test_settings_as_one_word() -> None:
     ):
         assert parse_engine(str(config)) == config
     assert str(DiffusionConfig("x", steps=8)) == "diffusion:x,steps=8"
+    assert parse_engine("diffusion") == DiffusionConfig() == DiffusionConfig("small")
+    assert parse_engine("diffusion:,steps=3") == DiffusionConfig("small", steps=3)
     for text, message in {
-        "diffusion": "none is shipped",
-        "diffusion:,steps=3": "needs a base",
         "diffusion:x,stops=3": "an option of the diffusion engine",
         "diffusion:x,steps=few": "a number for steps",
         "diffusion:x,steps=0": "steps of the diffusion engine from 1",
