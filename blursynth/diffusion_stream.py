@@ -24,7 +24,8 @@ from blursynth.shot import Conditions, sample_independent, sample_shot, take
 
 STEADY, INDEPENDENT = 0.15, 0.5
 """Shares of the exposures that are drawn without asking for visible blur, most of which are sharp,
-and with settings that tell nothing of each other; the others blur visibly, as real ones do."""
+and with settings that tell nothing of each other; the others blur visibly, as real ones do. Beside
+real blurred photos all do, as others would be told from those by how much they are blurred."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Stream(Dataset[Exposures]):
         crops, scenes, cameras = [], [], []
         for _ in range(self.batch):
             crop = self.sharp.one(rng)
-            kind = rng.random()
+            kind = rng.random() if self.real is None else 1.0
             if kind < STEADY:
                 camera, conditions = Camera.sample(rng), Conditions()
             elif kind < STEADY + INDEPENDENT:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from toys import picture
 
+from blursynth import diffusion_stream
 from blursynth.diffusion_conditions import physics_maps
 from blursynth.diffusion_stream import Stream, batches
 from blursynth.photo_crops import Crops
@@ -50,6 +51,17 @@ def test_a_step_of_the_stream_is_a_function_of_seed_and_step(folder: Path) -> No
         first[0].blurred * 255, (first[0].blurred * 255).round(), rtol=0, atol=1e-3
     )
     assert (first[0].sharp - first[0].blurred).abs().amax((1, 2, 3)).min() > 0.02
+
+
+def test_beside_real_photos_all_blur_visibly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unseen(*_: object) -> None:
+        raise AssertionError("drawn without visible blur")
+
+    monkeypatch.setattr(diffusion_stream, "sample_independent", unseen)
+    plain = stream(folder, batch=8)
+    with pytest.raises(AssertionError, match="without visible blur"):
+        plain[0]
+    assert len(Stream(plain.sharp, 8, (0,), plain.sharp)[0].cameras) == 8
 
 
 def test_workers_change_nothing(folder: Path) -> None:
