@@ -127,6 +127,13 @@ def control(rows: Sequence[dict[str, Any]]) -> list[str]:
         f"{first['steps']} steps of DDIM, photos that no training saw; "
         "Fréchet distances from real blurred photos."
     )
+    real = {row["features"]: row for row in rows if row["engine"] == "real"}
+    if real:
+        far = [f"{real[name]['frechet']:.1f}" for name in ("spectrum", "patches")]
+        told += (
+            f" {real['spectrum']['photos']} of these are on average {' and '.join(far)} from the "
+            "others: so few hardly come nearer."
+        )
     falls = [row for row in rows if row["question"] == "alignment" and row["output"] == "pixels"]
     for row in falls:
         told += (

@@ -10,7 +10,8 @@
 * Content: pairs with random settings are measured by `blursynth.certificate`; shift and PSNR of the
   low band are those of accepted pairs.
 * Distance of the same pairs from real blurred photos that the alignment was not trained on
-  (`train-diffusion --hold-out`), in the features of `blursynth.features`.
+  (`train-diffusion --hold-out`), in the features of `blursynth.features`. The rows of the engine
+  `real` are the distances of as many real photos from the other ones.
 
 The rows of the engine `physics` say what the estimators can see at best. Writes
 benchmarks/results/diffusion_control.json.
@@ -46,6 +47,7 @@ from blursynth.statistics import measure
 from freqdiff.errors import InputError
 
 SPACES = {"spectrum": spectrum_features, "patches": patch_features}
+SPLITS = 20
 MOST_WINDOWS = 32
 """Of one real photo, so that large ones count no more than others."""
 HANDS = 3
@@ -206,6 +208,31 @@ def distances(
     return rows
 
 
+def among_real(real: Sequence[tuple[str, Tensor]], count: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of distances of `count` real photos from the others, means over `SPLITS` choices: what
+    so few photos can come near to."""
+    rows = []
+    for space, features in SPACES.items():
+        every = gather(real, features, MOST_WINDOWS)
+        rng, found = np.random.default_rng(seed), []
+        for _ in range(SPLITS):
+            chosen = np.isin(every.photo, rng.permutation(np.unique(every.photo))[:count])
+            found.append(distance(every.where(chosen), every.where(~chosen)))
+        rows.append(
+            {
+                "question": "distance",
+                "features": space,
+                "frechet": round(float(np.mean([one.frechet for one in found])), 4),
+                "kid": round(float(np.mean([one.kid for one in found])), 5),
+                "photos": count,
+                "real_photos": every.photos - count,
+                "engine": "real",
+                "output": None,
+            }
+        )
+    return rows
+
+
 def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """By how much the alignment lowers each distance, as a share of that before it."""
     found = []
@@ -246,10 +273,15 @@ def run(
         say: told of each row.
     """
     rows: list[dict[str, Any]] = []
+    compares = min(len(photos), len(real)) >= LEAST_PHOTOS
+    if compares and len(real) >= 2 * len(photos):
+        rows += among_real(real, len(photos), seed)
+        for row in rows:
+            say(json.dumps(row))
     for name, (output, engine) in engines.items():
         made = pairs(engine, photos, draws, seed)
         own = [content(made)]
-        if min(len(photos), len(real)) >= LEAST_PHOTOS:
+        if compares:
             own += distances(made, real)
         # With attributes the noise is that of the physics engine, and blur follows the pixels.
         if output != "attributes":

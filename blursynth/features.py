@@ -51,6 +51,10 @@ class Samples:
         """How many photos the windows are of."""
         return len(np.unique(self.photo))
 
+    def where(self, chosen: NDArray[np.bool_]) -> Samples:
+        """The windows for which `chosen`, (N,), is true."""
+        return Samples(self.values[chosen], self.photo[chosen])
+
     def thin(self, count: int) -> Samples:
         """At most `count` of the windows, evenly spread."""
         count = min(count, len(self.photo))

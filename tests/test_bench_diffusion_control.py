@@ -68,6 +68,25 @@ def test_content_counts_what_is_accepted() -> None:
     assert bench.content([(crop, shifted)]) == {"question": "content", "pairs": 1, "accepted": 0}
 
 
+def test_real_photos_are_near_each_other() -> None:
+    """Photos of one kind are nearer to those of the same than to others."""
+    noise = torch.Generator().manual_seed(2)
+
+    def kind(sigma: float) -> list[tuple[str, torch.Tensor]]:
+        grain = [sigma * torch.randn(3, 128, 128, generator=noise) for _ in range(8)]
+        return [(f"{sigma} {n}", (0.5 + one).clamp(0, 1)) for n, one in enumerate(grain)]
+
+    rows = {row["features"]: row for row in bench.among_real(kind(0.05), 3, 0)}
+    assert set(rows) == set(bench.SPACES)
+    sharp = photos(3)
+    soft = [(one, torch.nn.functional.avg_pool2d(one.pixels, 5, 1, 2)) for one in sharp]
+    for row in bench.distances(soft, kind(0.05)):
+        own = rows[row["features"]]
+        assert own["photos"] == 3
+        assert own["real_photos"] == 5
+        assert own["frechet"] < 0.2 * row["frechet"]
+
+
 def test_by_how_much_the_alignment_helps() -> None:
     def row(engine: str, output: str, frechet: float) -> dict[str, Any]:
         return {
@@ -101,6 +120,13 @@ def test_the_table_of_the_readme() -> None:
     far = {"engine": "base", "output": "pixels", "question": "distance", "features": "patches"}
     rows.append({**far, "frechet": 4.25})
     lines = blur_tables.control(rows + of_engine("base", "attributes"))
+    assert lines[-1].endswith("from real blurred photos.")
+    others = [
+        {"engine": "real", "question": "distance", "features": name, "frechet": 1.5, "photos": 7}
+        for name in ("spectrum", "patches")
+    ]
+    among = blur_tables.control(rows + others)[-1]
+    assert "7 of these are on average 1.5 and 1.5 from the others" in among
     table = [line for line in lines if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in table[2:]] == ["| physics", "| diffusion, small base"]
     assert table[3].endswith(" | 0.90 | 0.90 | 0.90 | 3 of 4 | 40.0 dB | 0.10 px | - | 4.2 |")
@@ -140,6 +166,7 @@ def test_the_whole_benchmark(
     asked = list(dict.fromkeys((row["engine"], row["output"], row["question"]) for row in rows))
     measured = ("content", "distance", "control")
     assert asked == [
+        ("real", None, "distance"),
         *(("physics", None, name) for name in measured),
         *(("base", "pixels", name) for name in measured),
         *(("base", "attributes", name) for name in measured[:2]),
