@@ -77,14 +77,6 @@ class DiffusionTraining:
         stage.pipeline.to(device)
         for module in stage.others:
             module.to(device)
-        self.learning = next(iter(stage.networks.values()))
-        self.ema = {k: v.detach().clone() for k, v in self.learning.items()}
-        self.optimizers = {
-            name: torch.optim.Adam(
-                weights.values(), self.config.learning_rate, self.config.betas, fused=True
-            )
-            for name, weights in stage.networks.items()
-        }
         small = stage.pipeline.config.change_scale is not None
         for module in (stage.pipeline.unet, stage.pipeline.controlnet):
             if small and device.type == "cpu":
@@ -93,6 +85,14 @@ class DiffusionTraining:
                 module.to(memory_format=torch.channels_last)
             if compile:
                 module.compile(dynamic=False)
+        self.learning = next(iter(stage.networks.values()))
+        self.ema = {k: v.detach().clone() for k, v in self.learning.items()}
+        self.optimizers = {
+            name: torch.optim.Adam(
+                weights.values(), self.config.learning_rate, self.config.betas, fused=True
+            )
+            for name, weights in stage.networks.items()
+        }
         self.check_batch = checks[0].blur(device)
         gpu = device.type == "cuda"
         self.workers = (min(12, os.cpu_count() or 1) if gpu else 0) if workers is None else workers

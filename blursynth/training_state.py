@@ -72,10 +72,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser the moments of `optimizer_tensors`."""
+    """Give an optimiser the moments of `optimizer_tensors`, in the memory formats of its weights,
+    which fused steps take for granted."""
     state = optimizer.state_dict()
+    weights = [one for group in optimizer.param_groups for one in group["params"]]
     for key, value in tensors.items():
         index, _, field = key.partition(".")
+        like = weights[int(index)]
+        if value.shape == like.shape:
+            value = torch.empty_like(like, requires_grad=False).copy_(value)
         state["state"].setdefault(int(index), {})[field] = value
     optimizer.load_state_dict(state)
 
