@@ -129,9 +129,9 @@ def control(rows: Sequence[dict[str, Any]]) -> list[str]:
     )
     real = {row["features"]: row for row in rows if row["engine"] == "real"}
     if real:
-        far = [f"{real[name]['frechet']:.1f}" for name in ("spectrum", "patches")]
+        means = [f"{real[name]['frechet']:.1f}" for name in ("spectrum", "patches")]
         told += (
-            f" {real['spectrum']['photos']} of these are on average {' and '.join(far)} from the "
+            f" {real['spectrum']['photos']} of these are on average {' and '.join(means)} from the "
             "others: so few hardly come nearer."
         )
     falls = [row for row in rows if row["question"] == "alignment" and row["output"] == "pixels"]

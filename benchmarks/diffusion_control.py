@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from blursynth.diffusion_conditions import physics_map
 from blursynth.diffusion_config import DiffusionConfig, Output
 from blursynth.distances import LEAST_PHOTOS, distance
 from blursynth.engines import Engine, engine_of
-from blursynth.features import gather, patch_features, spectrum_features
+from blursynth.features import Samples, gather, patch_features, spectrum_features
 from blursynth.motion import Hand
 from blursynth.photo_scale import read_at_scale
 from blursynth.physics import Synthesis
@@ -48,6 +48,7 @@ from freqdiff.errors import InputError
 
 SPACES = {"spectrum": spectrum_features, "patches": patch_features}
 SPLITS = 20
+"""Choices of as few real photos, whose mean is compared."""
 MOST_WINDOWS = 32
 """Of one real photo, so that large ones count no more than others."""
 HANDS = 3
@@ -185,14 +186,18 @@ def content(made: Sequence[tuple[Photo, Tensor]]) -> dict[str, Any]:
     return row
 
 
+def features_of(real: Sequence[tuple[str, Tensor]]) -> dict[str, Samples]:
+    """Features of real photos in each space."""
+    return {space: gather(real, features, MOST_WINDOWS) for space, features in SPACES.items()}
+
+
 def distances(
-    made: Sequence[tuple[Photo, Tensor]], real: Sequence[tuple[str, Tensor]]
+    made: Sequence[tuple[Photo, Tensor]], real: Mapping[str, Samples]
 ) -> list[dict[str, Any]]:
-    """Rows of distances from real photos, one for each space of features."""
+    """Rows of distances from real photos, one for each space of their features."""
     rows = []
-    for space, features in SPACES.items():
-        samples = gather([(photo.name, blurred) for photo, blurred in made], features)
-        target = gather(real, features, MOST_WINDOWS)
+    for space, target in real.items():
+        samples = gather([(photo.name, blurred) for photo, blurred in made], SPACES[space])
         found = distance(samples, target)
         rows.append(
             {
@@ -208,12 +213,11 @@ def distances(
     return rows
 
 
-def among_real(real: Sequence[tuple[str, Tensor]], count: int, seed: int) -> list[dict[str, Any]]:
+def among_real(real: Mapping[str, Samples], count: int, seed: int) -> list[dict[str, Any]]:
     """Rows of distances of `count` real photos from the others, means over `SPLITS` choices: what
     so few photos can come near to."""
     rows = []
-    for space, features in SPACES.items():
-        every = gather(real, features, MOST_WINDOWS)
+    for space, every in real.items():
         rng, found = np.random.default_rng(seed), []
         for _ in range(SPLITS):
             chosen = np.isin(every.photo, rng.permutation(np.unique(every.photo))[:count])
@@ -226,8 +230,6 @@ def among_real(real: Sequence[tuple[str, Tensor]], count: int, seed: int) -> lis
                 "kid": round(float(np.mean([one.kid for one in found])), 5),
                 "photos": count,
                 "real_photos": every.photos - count,
-                "engine": "real",
-                "output": None,
             }
         )
     return rows
@@ -273,23 +275,23 @@ def run(
         say: told of each row.
     """
     rows: list[dict[str, Any]] = []
-    compares = min(len(photos), len(real)) >= LEAST_PHOTOS
-    if compares and len(real) >= 2 * len(photos):
-        rows += among_real(real, len(photos), seed)
-        for row in rows:
+
+    def add(own: list[dict[str, Any]], engine: str, output: Output | None) -> None:
+        for row in own:
+            row |= {"engine": engine, "output": output}
             say(json.dumps(row))
+        rows.extend(own)
+
+    target = features_of(real) if min(len(photos), len(real)) >= LEAST_PHOTOS else {}
+    if len(real) >= 2 * len(photos):
+        add(among_real(target, len(photos), seed), "real", None)
     for name, (output, engine) in engines.items():
         made = pairs(engine, photos, draws, seed)
-        own = [content(made)]
-        if compares:
-            own += distances(made, real)
+        own = [content(made), *distances(made, target)]
         # With attributes the noise is that of the physics engine, and blur follows the pixels.
         if output != "attributes":
             own += control(engine, photos, seed)
-        for row in own:
-            row |= {"engine": name.split()[0], "output": output}
-            say(json.dumps(row))
-        rows += own
+        add(own, name.split()[0], output)
     return rows + compared(rows)
 
 

@@ -1,4 +1,4 @@
-"""Settings of the diffusion engine, and their form as one word: `diffusion:BASE,key=value,...`."""
+"""Settings of the diffusion engine, and their one word: `diffusion[:BASE][,key=value...]`."""
 
 from __future__ import annotations
 

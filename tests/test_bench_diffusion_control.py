@@ -76,11 +76,11 @@ def test_real_photos_are_near_each_other() -> None:
         grain = [sigma * torch.randn(3, 128, 128, generator=noise) for _ in range(8)]
         return [(f"{sigma} {n}", (0.5 + one).clamp(0, 1)) for n, one in enumerate(grain)]
 
-    rows = {row["features"]: row for row in bench.among_real(kind(0.05), 3, 0)}
+    rows = {row["features"]: row for row in bench.among_real(bench.features_of(kind(0.05)), 3, 0)}
     assert set(rows) == set(bench.SPACES)
     sharp = photos(3)
     soft = [(one, torch.nn.functional.avg_pool2d(one.pixels, 5, 1, 2)) for one in sharp]
-    for row in bench.distances(soft, kind(0.05)):
+    for row in bench.distances(soft, bench.features_of(kind(0.05))):
         own = rows[row["features"]]
         assert own["photos"] == 3
         assert own["real_photos"] == 5
