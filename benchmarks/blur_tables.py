@@ -136,8 +136,9 @@ def control(rows: Sequence[dict[str, Any]]) -> list[str]:
         )
     falls = [row for row in rows if row["question"] == "alignment" and row["output"] == "pixels"]
     for row in falls:
+        fall = row["frechet_falls_by"]
         told += (
-            f" The alignment lowers the Fréchet distance from real blurred photos "
-            f"({row['features']}) by {100 * row['frechet_falls_by']:.0f}%."
+            f" The alignment {'raises' if fall < 0 else 'lowers'} the Fréchet distance from real "
+            f"blurred photos ({row['features']}) by {100 * abs(fall):.0f}%."
         )
     return [*lines, "", told]

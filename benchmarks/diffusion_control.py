@@ -9,9 +9,10 @@
   over the photos.
 * Content: pairs with random settings are measured by `blursynth.certificate`; shift and PSNR of the
   low band are those of accepted pairs.
-* Distance of the same pairs from real blurred photos that the alignment was not trained on
-  (`train-diffusion --hold-out`), in the features of `blursynth.features`. The rows of the engine
-  `real` are the distances of as many real photos from the other ones.
+* Distance from real blurred photos that the alignment was not trained on (`train-diffusion
+  --hold-out`), in the features of `blursynth.features`, of photos blurred with random settings in
+  crops from anywhere: those above are of the parts with most texture. The rows of the engine `real`
+  are the distances of as many real photos from the other ones.
 
 The rows of the engine `physics` say what the estimators can see at best. Writes
 benchmarks/results/diffusion_control.json.
@@ -259,6 +260,7 @@ def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def run(
     engines: dict[str, tuple[Output | None, Engine]],
     photos: Sequence[Photo],
+    anywhere: Sequence[Photo],
     real: Sequence[tuple[str, Tensor]],
     draws: int,
     seed: int,
@@ -269,8 +271,9 @@ def run(
     Args:
         engines: "physics", "base output" and "aligned output" with their outputs.
         photos: sharp ones.
+        anywhere: crops of them for the distances.
         real: blurred ones; with fewer than `LEAST_PHOTOS` of either no distance is measured.
-        draws: pairs of each photo.
+        draws: pairs of each photo, for the content.
         seed: of the settings.
         say: told of each row.
     """
@@ -286,8 +289,9 @@ def run(
     if len(real) >= 2 * len(photos):
         add(among_real(target, len(photos), seed), "real", None)
     for name, (output, engine) in engines.items():
-        made = pairs(engine, photos, draws, seed)
-        own = [content(made), *distances(made, target)]
+        own = [content(pairs(engine, photos, draws, seed))]
+        if target:
+            own += distances(pairs(engine, anywhere, 1, seed), target)
         # With attributes the noise is that of the physics engine, and blur follows the pixels.
         if output != "attributes":
             own += control(engine, photos, seed)
@@ -306,13 +310,25 @@ def crop_of(name: str, photo: Tensor, side: int) -> Photo:
         raise InputError(f"{name!r} has {width} x {height} px at this scale, less than {side}.")
 
     def texture(place: tuple[int, int]) -> float:
-        part = photo[:, place[0] : place[0] + side, place[1] : place[1] + side]
+        part = _part(name, photo, place, side).pixels
         return float(part.diff(dim=1).abs().median() + part.diff(dim=2).abs().median())
 
     rows, columns = (range(0, n - side + 1, max(1, side // 2)) for n in (height, width))
-    top, left = max(((row, column) for row in rows for column in columns), key=texture)
+    places = ((row, column) for row in rows for column in columns)
+    return _part(name, photo, max(places, key=texture), side)
+
+
+def crops_anywhere(name: str, photo: Tensor, side: int, count: int, seed: int) -> list[Photo]:
+    """Parts of a photo that is large enough for `crop_of`, at random places."""
+    rng = np.random.default_rng(seed)
+    rows, columns = (rng.integers(0, n - side + 1, count).tolist() for n in photo.shape[1:])
+    return [_part(name, photo, place, side) for place in zip(rows, columns, strict=True)]
+
+
+def _part(name: str, photo: Tensor, place: tuple[int, int], side: int) -> Photo:
+    top, left = place
     pixels = photo[:, top : top + side, left : left + side]
-    return Photo(name, pixels, (top, left), (height, width))
+    return Photo(name, pixels, place, (photo.shape[1], photo.shape[2]))
 
 
 def held_out(folder: Path, lora: Path | None) -> list[str]:
@@ -336,6 +352,7 @@ def main() -> None:
     add("--real", type=Path, metavar="DIR", help="real blurred photos")
     add("--photos", type=int, default=8, help="sharp photos that are used (8)")
     add("--draws", type=int, default=4, help="pairs of each (4)")
+    add("--places", type=int, default=16, help="crops of each for the distances (16)")
     add("--crop", type=int, default=256)
     add("--long-side", type=int, default=1280, help="larger photos are shrunk to it (1280)")
     add("--steps", type=int, default=8, help="of DDIM (8)")
@@ -343,10 +360,12 @@ def main() -> None:
     add("--output", type=Path, default=RESULTS / "diffusion_control.json")
     options = parser.parse_args()
     names = list_photos(options.sharp, leave_out=Path(options.sharp, ".none"))[: options.photos]
-    photos = [
-        crop_of(name, read_at_scale(options.sharp / name, options.long_side), options.crop)
-        for name in names
-    ]
+    photos, anywhere = [], []
+    for number, name in enumerate(names):
+        photo = read_at_scale(options.sharp / name, options.long_side)
+        photos.append(crop_of(name, photo, options.crop))
+        seed = options.seed + number
+        anywhere += crops_anywhere(name, photo, options.crop, options.places, seed)
     real = []
     if options.real is not None:
         real = [
@@ -363,7 +382,7 @@ def main() -> None:
                 steps=options.steps,
             )
             engines[f"{name} {output}"] = (output, engine_of(config))
-    rows = run(engines, photos, real, options.draws, options.seed)
+    rows = run(engines, photos, anywhere, real, options.draws, options.seed)
     settings = {
         "steps": options.steps,
         "crop": options.crop,

@@ -1,7 +1,8 @@
 """Tells real blur from synthetic: small PatchGANs that see fine detail and spectra, never colours.
 
-What a photo shows differs between unpaired sets, so a discriminator of RGB would align content and
-colour. These see the high-pass residual at two scales, and the log power spectra of windows.
+What a photo shows differs between unpaired sets, so a discriminator of RGB would align content,
+colour and contrast. These see the high-pass residual of the luma over its local contrast, at two
+scales, and how the log power spectra of windows fall off.
 """
 
 from __future__ import annotations
@@ -20,42 +21,64 @@ UNDECIDED: dict[AdversarialLoss, float] = {"hinge": 2.0, "relativistic": math.lo
 """Losses of a discriminator that gives all photos the same score."""
 
 _SIGMA = 4.0
-_GAIN = 4.0
+_LEAST_CONTRAST = 2 / 255
 _WINDOW = 32
-_FLOOR = (1 / 255) ** 2
+_COARSE = 4
+_FLOOR = (0.5 / 255) ** 2
 
 
 def views(images: Tensor) -> list[Tensor]:
     """What the discriminator sees of photos (B, 3, H, W) in [0, 1], at least 64 px on a side.
 
     Returns:
-        Residuals (B, 3, H, W) and (B, 3, H/2, W/2), and log spectra (B, 512, n, m) of n m windows.
+        Residuals (B, 1, H, W) and (B, 1, H/2, W/2), and log spectra (B, 512, n, m) of n m windows.
     """
-    residual = high_pass(images)
-    return [_GAIN * residual, _GAIN * F.avg_pool2d(residual, 2), log_spectra(images)]
+    half = F.avg_pool2d(images, 2)
+    return [residual(images), residual(half), log_spectra(images)]
 
 
-def high_pass(images: Tensor) -> Tensor:
-    """What a Gaussian of 4 px takes away, (B, 3, H, W)."""
-    reach = round(3 * _SIGMA)
-    line = torch.arange(-reach, reach + 1, device=images.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (line / _SIGMA) ** 2)
-    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, -1)
-    low = F.pad(images.float(), (reach,) * 4, mode="reflect")
-    low = F.conv2d(low, kernel[..., None], groups=images.shape[1])
-    return images - F.conv2d(low, kernel[:, :, None], groups=images.shape[1])
+def residual(images: Tensor) -> Tensor:
+    """What a Gaussian of 4 px takes away of the luma, over its deviation within such a Gaussian
+    plus 2/255: (B, 1, H, W)."""
+    luma = _luma(images)[:, None]
+    fine = luma - _smooth(luma)
+    # Its slope has no bound at 0.
+    contrast = _smooth(fine.square()).clamp(min=1e-10).sqrt()
+    return fine / (contrast + _LEAST_CONTRAST)
 
 
 def log_spectra(images: Tensor) -> Tensor:
-    """Log power (B, 512, n, m) of the luma in windows of 32 px that overlap by half: 32 rows and 16
-    columns of frequencies, without the highest column."""
-    luma = images.float().mean(1)
-    windows = luma.unfold(1, _WINDOW, _WINDOW // 2).unfold(2, _WINDOW, _WINDOW // 2)
+    """How power falls off in windows of 32 px that overlap by half: (B, 512, n, m).
+
+    32 rows and 16 columns of frequencies, without the highest column: log power of the luma, less
+    the mean of that of up to 4 periods in a window, plus what natural images lose with the square
+    of the frequency (Field 1987).
+    """
+    windows = _luma(images).unfold(1, _WINDOW, _WINDOW // 2).unfold(2, _WINDOW, _WINDOW // 2)
     windows = windows - windows.mean((3, 4), keepdim=True)
     taper = torch.hann_window(_WINDOW, device=images.device)
-    spectrum = torch.fft.rfft2(windows * torch.outer(taper, taper), norm="ortho")
-    power = spectrum[..., :-1].abs().square()
-    return torch.log(power + _FLOOR).flatten(3).permute(0, 3, 1, 2) / 4
+    spectrum = torch.fft.rfft2(windows * torch.outer(taper, taper), norm="ortho")[..., :-1]
+    power = torch.log(spectrum.real.square() + spectrum.imag.square() + _FLOOR)
+    rows = torch.fft.fftfreq(_WINDOW, 1 / _WINDOW, device=images.device)[:, None]
+    periods = torch.hypot(rows, torch.arange(_WINDOW // 2, device=images.device))
+    coarse = (periods > 0) & (periods <= _COARSE)
+    power = power - power[..., coarse].mean(-1)[..., None, None]
+    power = power + 2 * torch.log(periods.clamp(min=1))
+    return power.flatten(3).permute(0, 3, 1, 2) / 4
+
+
+def _luma(images: Tensor) -> Tensor:
+    return images.float().mean(1)
+
+
+def _smooth(luma: Tensor) -> Tensor:
+    """(B, 1, H, W) under a Gaussian of 4 px."""
+    reach = round(3 * _SIGMA)
+    line = torch.arange(-reach, reach + 1, device=luma.device, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (line / _SIGMA) ** 2)
+    kernel = (kernel / kernel.sum())[None, None]
+    padded = F.pad(luma, (reach,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel[..., None]), kernel[:, :, None])
 
 
 class BlurDiscriminator(nn.Module):
@@ -70,7 +93,8 @@ class BlurDiscriminator(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Conv2d(2 * channels, 1, 1),
         )
-        self.heads = nn.ModuleList((Discriminator(channels), Discriminator(channels), spectral))
+        patches = (Discriminator(channels, 1), Discriminator(channels, 1))
+        self.heads = nn.ModuleList((*patches, spectral))
 
     def forward(self, seen: list[Tensor]) -> list[Tensor]:
         """Scores (B, 1, n, m) of patches for each view, above 0 for real ones."""
@@ -115,16 +139,3 @@ def gradient_penalty(discriminator: BlurDiscriminator, seen: list[Tensor]) -> Te
         (slope,) = torch.autograd.grad(scores.sum(), view, create_graph=True)
         parts.append(0.5 * slope.float().square().sum() / scores.numel())
     return torch.stack(parts).mean()
-
-
-def jitter(images: Tensor, noise: torch.Generator) -> Tensor:
-    """Photos (B, 3, H, W) with other brightness, contrast and saturation, each its own: real ones
-    are few, and what the discriminator must not learn from is made to vary in both sets (Zhao et
-    al. 2020)."""
-    light, contrast, colour = torch.rand(3, len(images), 1, 1, 1, generator=noise).to(images)
-    images = images + 0.2 * (light - 0.5)
-    grey = images.mean(1, keepdim=True)
-    images = grey + (images - grey) * (0.5 + colour)
-    middle = images.mean((1, 2, 3), keepdim=True)
-    varied: Tensor = middle + (images - middle) * (0.85 + 0.3 * contrast)
-    return varied

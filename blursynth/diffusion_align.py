@@ -18,7 +18,6 @@ from blursynth.blur_discriminator import (
     discriminator_loss,
     generator_loss,
     gradient_penalty,
-    jitter,
     views,
 )
 from blursynth.collapse import collapsed
@@ -54,7 +53,7 @@ class AlignTraining(TrainingConfig):
     rank: int = 8
     decoder: bool = False
     adversarial: AdversarialLoss = "hinge"
-    sample_steps: int = 4
+    sample_steps: int = 8
     weight: float = 0.05
     content: float = 10.0
     denoise: float = 1.0
@@ -92,9 +91,9 @@ class AlignStage(Stage):
         config = self.config
         assert batch.real is not None
         images = sampled(self.pipeline, batch, config.sample_steps, noise)
-        seen = views(jitter(images, noise))
+        seen = views(images)
         with torch.no_grad():
-            real = views(jitter(batch.real, noise))
+            real = views(batch.real)
 
         scores = self.discriminator(real), self.discriminator([view.detach() for view in seen])
         apart = discriminator_loss(*scores, config.adversarial)

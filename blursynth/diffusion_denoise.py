@@ -165,8 +165,7 @@ def sampled(
 ) -> Tensor:
     """The sharp photos of a batch, blurred by the pipeline so that it can learn from the result.
 
-    As in ReFL (Xu et al. 2023), DDIM stops at a random step of its second half, whose estimate of
-    z_0 is decoded; only this step has a gradient.
+    Only the last step of DDIM has a gradient, as in DRaFT-1 (Clark et al. 2024).
 
     Args:
         pipeline: that samples.
@@ -183,13 +182,11 @@ def sampled(
     condition = combine(content, physics)
     scheduler, z = pipeline.scheduler, pipeline.initial_latents(batch.sharp, noise)
     scheduler.set_timesteps(steps, device=z.device)
-    last = int(torch.randint(steps // 2, steps, (), generator=noise))
-    for step, timestep in enumerate(scheduler.timesteps[: last + 1]):
-        with torch.set_grad_enabled(step == last):
+    for step, timestep in enumerate(scheduler.timesteps):
+        with torch.set_grad_enabled(step == steps - 1):
             made = predict(pipeline, z, timestep, condition, sampling=True)
-            moved = scheduler.step(made.value, timestep, z)
-        z = moved.prev_sample
-    return pipeline.decode_blurred(moved.pred_original_sample, content)
+            z = scheduler.step(made.value, timestep, z).prev_sample
+    return pipeline.decode_blurred(z, content)
 
 
 def spread(count: int, last: int, noise: torch.Generator) -> Tensor:

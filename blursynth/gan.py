@@ -87,12 +87,12 @@ def _double(x: Tensor) -> Tensor:
 
 
 class Discriminator(nn.Sequential):
-    """PatchGAN (Isola et al. 2017): (B, 3, H, W) in [-1, 1] -> scores of overlapping patches of
-    46 px, above 0 for real ones."""
+    """PatchGAN (Isola et al. 2017): (B, C, H, W) -> scores of overlapping patches of 46 px, above
+    0 for real ones."""
 
-    def __init__(self, channels: int = 32) -> None:
+    def __init__(self, channels: int = 32, colours: int = 3) -> None:
         layers: list[nn.Module] = []
-        before = 3
+        before = colours
         for wide in (channels, 2 * channels, 4 * channels):
             layers += [nn.Conv2d(before, wide, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
             before = wide

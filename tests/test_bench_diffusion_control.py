@@ -135,7 +135,23 @@ def test_the_table_of_the_readme() -> None:
     falls |= {"features": "patches", "frechet_falls_by": 0.234}
     aligned = blur_tables.control([*rows, *of_engine("aligned", "pixels"), falls])
     assert len(aligned) == len(lines) + 1
+    assert "lowers" in aligned[-1]
     assert aligned[-1].endswith("(patches) by 23%.")
+    falls["frechet_falls_by"] = -0.5
+    worse = blur_tables.control([*rows, *of_engine("aligned", "pixels"), falls])
+    assert "raises" in worse[-1]
+    assert worse[-1].endswith("(patches) by 50%.")
+
+
+def test_crops_from_anywhere() -> None:
+    whole = photo(300, 400)
+    crops = bench.crops_anywhere("coffee", whole, 64, 5, 1)
+    assert len({one.origin for one in crops}) == 5
+    for one in crops:
+        top, left = one.origin
+        assert (one.name, one.frame) == ("coffee", (300, 400))
+        assert torch.equal(one.pixels, whole[:, top : top + 64, left : left + 64])
+    assert bench.crops_anywhere("coffee", whole, 64, 1, 2)[0].origin != crops[0].origin
 
 
 def test_too_small_a_photo() -> None:
@@ -158,7 +174,7 @@ def test_the_whole_benchmark(
     monkeypatch.setattr(bench, "ladders", lambda one=bench.ladders: {"iso": one()["iso"]})
     options = ["--base", "base", "--sharp", "sharp", "--real", "real", "--output", "out.json"]
     monkeypatch.chdir(tmp_path)
-    small = ["--crop", "64", "--photos", "3", "--draws", "1", "--steps", "1"]
+    small = ["--crop", "64", "--photos", "3", "--draws", "1", "--places", "2", "--steps", "1"]
     monkeypatch.setattr(sys, "argv", ["diffusion_control", *options, *small])
     bench.main()
     rows = json.loads((tmp_path / "out.json").read_text())

@@ -22,9 +22,8 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
     return stream(photos, batch=2)[0].blur(CPU)
 
 
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("steps", [1, 3])
 def test_photos_that_are_judged_are_those_of_the_pipeline(batch: Batch, steps: int) -> None:
-    """Of one and of two steps only the last one may end the sampling."""
     pipeline, noise = tiny(), torch.Generator().manual_seed(1)
     weight = pipeline.unet.conv_in.weight.requires_grad_()
     images = sampled(pipeline, batch, steps, noise)
@@ -43,7 +42,7 @@ def test_photos_that_are_judged_are_those_of_the_pipeline(batch: Batch, steps: i
     assert float(weight.grad.abs().max()) > 0
 
 
-def test_sampling_stops_in_its_second_half(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_step_learns(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, bool]] = []
     predict = diffusion_denoise.predict
 
@@ -54,16 +53,8 @@ def test_sampling_stops_in_its_second_half(batch: Batch, monkeypatch: pytest.Mon
         return predict(pipeline, z, timestep, *args, **kw)
 
     monkeypatch.setattr(diffusion_denoise, "predict", watched)
-    pipeline, noise = tiny(), torch.Generator().manual_seed(1)
-    ends = set()
-    for _ in range(12):
-        seen.clear()
-        sampled(pipeline, batch, 4, noise)
-        times, learns = zip(*seen, strict=True)
-        assert times == (999, 749, 499, 249)[: len(times)]
-        assert learns == (False,) * (len(times) - 1) + (True,)
-        ends.add(len(times))
-    assert ends == {3, 4}
+    sampled(tiny(), batch, 4, torch.Generator().manual_seed(1))
+    assert seen == [(999, False), (749, False), (499, False), (249, True)]
 
 
 def test_what_is_not_known_is_not_told(batch: Batch) -> None:
