@@ -43,6 +43,7 @@ class AlignTraining(TrainingConfig):
         weight: of the adversarial loss.
         content: of the L1 distance of means of 16x16 px from those of the physics engine's photo.
         denoise: of the loss of stage (ii), without which control by the camera would be forgotten.
+        lead: learning rate of the discriminator over that of the LoRA weights (Heusel et al. 2017).
         r1, r1_every: weight of the gradient penalty on real photos, and steps from one to the next.
     """
 
@@ -57,6 +58,7 @@ class AlignTraining(TrainingConfig):
     weight: float = 0.05
     content: float = 10.0
     denoise: float = 1.0
+    lead: float = 5.0
     r1: float = 0.1
     r1_every: int = 8
 
@@ -106,7 +108,7 @@ class AlignStage(Stage):
             "real": torch.stack([one.mean() for one in scores[0]]).mean().detach(),
             "made": torch.stack([one.mean() for one in scores[1]]).mean().detach(),
         }
-        yield Loss("discriminator", total, told)
+        yield Loss("discriminator", total, told, config.lead)
 
         self.discriminator.requires_grad_(False)
         scores = self.discriminator(real), self.discriminator(seen)

@@ -59,11 +59,13 @@ class Loss(NamedTuple):
         network: key of `Stage.learns`.
         value: the loss.
         told: numbers for people and for `Stage.stopped`.
+        pace: learning rate over that of the recipe.
     """
 
     network: str
     value: Tensor
     told: dict[str, float | Tensor]
+    pace: float = 1.0
 
 
 class Stage(abc.ABC):

@@ -194,7 +194,7 @@ class DiffusionTraining:
         optimizer = self.optimizers[loss.network]
         weights = list(self.stage.networks[loss.network].values())
         for group in optimizer.param_groups:
-            group["lr"] = self.config.rate(self.step)
+            group["lr"] = loss.pace * self.config.rate(self.step)
         optimizer.zero_grad()
         self.accelerator.backward(loss.value)
         if self.accelerator.num_processes > 1:

@@ -184,6 +184,8 @@ def test_alignment_moves_the_lora_weights_alone(root: Path, tmp_path: Path) -> N
     assert torch.equal(made.encode(batch.sharp), plain.encode(batch.sharp))
     assert all("lora_" in name for name in run.learning)
     assert {name.split(".")[0] for name in run.learning} == {"unet", "controlnet", "vae"}
+    paces = {name: one.param_groups[0]["lr"] for name, one in run.optimizers.items()}
+    assert paces["discriminator"] == pytest.approx(run.stage.config.lead * paces["generator"])
 
 
 def test_distances_see_what_they_are_for() -> None:
