@@ -2,12 +2,17 @@
 
 A photo that went through the encoder and decoder of a diffusion model has lost detail, which a
 deblurrer must not learn to give back. So two pictures that went through them are compared, the
-generated one and the sharp one, and what lies between them is done to the photo itself.
+generated one and the sharp one, and what lies between them is done to the photo itself. It also
+tells their errors from what they share: an instrumental variable (Reiersol 1945).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +29,10 @@ RADIUS = 32
 _WINDOW = 2 * STEP
 _LEAST_WINDOW = 64
 _BLOCK = 32
-# What may be error of the decoder: shares of the mean power and of the power of the noise.
-_DOUBT, _DOUBT_NOISE = 1e-3, 10.0
 _LEAST_POWER = 1e-6
-# Values of kernels that count: above so many deviations of their error, and share of the largest.
-_CERTAIN, _FAINT = 3.0, 0.02
+# Kernels end where their values, in a Gaussian of so many pixels, are not above so many deviations
+# of their error, or that share of the largest.
+_SMOOTH, _CERTAIN, _FAINT = 1.0, 4.0, 0.02
 _MOST_RESIDUAL = 0.25
 
 
@@ -51,20 +55,23 @@ class BlurEstimate:
 
 
 @torch.no_grad()
-def estimate_blur(blurred: Tensor, sharp: Tensor) -> BlurEstimate:
-    """The kernels k of least squares between two pictures of the same thing, blurred = k * sharp.
+def estimate_blur(blurred: Tensor, sharp: Tensor, photo: Tensor | None = None) -> BlurEstimate:
+    """The kernels k of two pictures of the same thing, blurred = k * sharp.
 
-    Estimated in windows around each node. Where a frequency is missing in the sharp picture, the
-    kernel of the whole frame tells it, and where that is not known, kernels that have no negative
-    values and end at `RADIUS`; the first guess is no blur.
+    K = (P* B) / (P* S) for the spectra in windows around each node. A frequency counts as far as
+    its power is above that of what the photo does not explain in the blurred picture; the rest is
+    told by the kernel of the whole frame, and for that one by kernels that have no negative values
+    and end at `RADIUS`, first the square root of what the blurred picture has of the power.
 
     Args:
         blurred, sharp: (3, H, W) linear light, at least 64 pixels on a side.
+        photo: the same without the errors of the sharp picture; None: it has none.
 
     Raises:
         InputError: other shapes, or different ones.
     """
-    if blurred.shape != sharp.shape or sharp.ndim != 3 or sharp.shape[0] != 3:
+    photo = sharp if photo is None else photo
+    if not blurred.shape == sharp.shape == photo.shape or sharp.ndim != 3 or sharp.shape[0] != 3:
         raise InputError(
             f"Expected two pictures (3, H, W) of one size, got {tuple(blurred.shape)} and "
             f"{tuple(sharp.shape)}."
@@ -75,37 +82,72 @@ def estimate_blur(blurred: Tensor, sharp: Tensor) -> BlurEstimate:
             f"Expected pictures of at least {_LEAST_WINDOW} px on a side, got "
             f"{tuple(sharp.shape)}: take larger ones."
         )
-    blurred, sharp = blurred.float(), sharp.float()
+    pictures = torch.stack((blurred.float(), sharp.float(), photo.float()))
     window = (min(_WINDOW, height), min(_WINDOW, width))
     radius = min(RADIUS, min(window) // 4)
-    cross, power = _spectra(blurred, sharp, window)
-    doubt = _DOUBT * power.mean() + _DOUBT_NOISE * _noise_power(power, window) + _LEAST_POWER
-    mean_cross, mean_power = (x.mean((0, 1), keepdim=True) for x in (cross, power))
-    unblurred = torch.ones_like(mean_cross)
-    overall = _least_squares(mean_cross, mean_power, doubt, unblurred, window, radius, 8)
-    # Neighbours know a little of each other's blur: it changes slowly over the frame.
-    cross, power = torch.complex(_smoothed(cross.real), _smoothed(cross.imag)), _smoothed(power)
+    tops, lefts = (
+        [min(max(i * STEP - n // 2, 0), side - n) for i in range(-(-side // STEP) + 1)]
+        for side, n in zip((height, width), window, strict=True)
+    )
+    # One row of windows after the other, twice: those of a large picture would fill the memory.
+    rows = [functools.partial(_spectra, pictures, top, lefts, window) for top in tops]
+    whole = _overall(row() for row in rows)
+    overall = _least_squares(whole, whole.loss(), window, radius, 8)
     prior = torch.fft.rfft2(_as_window(overall, window))
-    kernels = _least_squares(cross, power, doubt, prior, window, radius, 2)
+    kernels = torch.stack(
+        [_least_squares(near, prior, window, radius, 4) for near in _with_neighbours(rows)]
+    )
+    blurred, sharp, _ = pictures
     residual = _in_blocks(blurred - _filter(sharp, kernels))
     return BlurEstimate(_centred(kernels), residual.clamp(-_MOST_RESIDUAL, _MOST_RESIDUAL))
 
 
+class _Spectra(NamedTuple):
+    """Products of the spectra of a row of windows, summed over the colours, (nx, P, Q/2+1).
+
+    Attributes:
+        after, before: complex, of the blurred and of the sharp picture with that of the photo.
+        power: of the photo.
+        power_after: of the blurred picture.
+    """
+
+    after: Tensor
+    before: Tensor
+    power: Tensor
+    power_after: Tensor
+
+    def error(self) -> Tensor:
+        """Power of what no filter makes of the photo, |B|^2 (1 - coherence^2), over nine
+        frequencies."""
+        shared = _over_nine(self.after.real).square() + _over_nine(self.after.imag).square()
+        told = shared / _over_nine(self.power).clamp_min(_LEAST_POWER)
+        return 9 / 8 * (_over_nine(self.power_after) - told).clamp_min(0)
+
+    def loss(self) -> Tensor:
+        """What blur leaves of the amplitude, over nine frequencies, at most 1."""
+        power = _over_nine(self.power).clamp_min(_LEAST_POWER)
+        return (_over_nine(self.power_after) / power).sqrt().clamp(max=1)
+
+
 def _least_squares(
-    cross: Tensor,
-    power: Tensor,
-    doubt: Tensor,
-    prior: Tensor,
-    window: tuple[int, int],
-    radius: int,
-    rounds: int,
+    spectra: _Spectra, prior: Tensor, window: tuple[int, int], radius: int, rounds: int
 ) -> Tensor:
-    """Kernels (..., k, k) of K = (conj(S) B + e K0) / (|S|^2 + e): K0, first the prior, then what
-    the kernels of the last round have there, fills in the frequencies that the pictures lack."""
+    """Kernels (..., k, k) of K = (B + e K0) / (S + e): K0, first the prior, then what the kernels
+    of the last round have there, fills in the frequencies that the pictures lack."""
+    power = spectra.before.abs()
+    cross = spectra.after * torch.polar(torch.ones_like(power), -spectra.before.angle())
+    doubt = spectra.error() + _LEAST_POWER
     for _ in range(rounds):
         kernels = _kernels((cross + doubt * prior) / (power + doubt), window, radius)
         prior = torch.fft.rfft2(_as_window(kernels, window))
     return kernels
+
+
+def _over_nine(values: Tensor) -> Tensor:
+    """Mean over 3 x 3 frequencies; rows go round."""
+    rows = values + values.roll(1, -2) + values.roll(-1, -2)
+    padded = F.pad(rows, (1, 1), mode="replicate")
+    return (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / 9
 
 
 @torch.no_grad()
@@ -120,48 +162,46 @@ def _filter(light: Tensor, kernels: Tensor) -> Tensor:
     return convolve_picture(light[None], kernels[None], STEP)[0]
 
 
-def _spectra(blurred: Tensor, sharp: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Cross spectra (ny, nx, P, Q/2+1) of both pictures around the nodes, and power of the sharp
-    one, summed over the colours. Windows stay within the picture."""
-    taper = torch.outer(*(torch.hann_window(n, device=sharp.device) for n in window))
-    rows, columns = (
-        [min(max(i * STEP - n // 2, 0), side - n) for i in range(-(-side // STEP) + 1)]
-        for side, n in zip(sharp.shape[1:], window, strict=True)
+def _spectra(pictures: Tensor, top: int, lefts: list[int], window: tuple[int, int]) -> _Spectra:
+    """Of the blurred picture, the sharp one and the photo, (3, 3, H, W), in windows of a row."""
+    taper = torch.outer(*(torch.hann_window(n, device=pictures.device) for n in window))
+    parts = torch.stack(
+        [pictures[..., top : top + window[0], left : left + window[1]] for left in lefts]
     )
-
-    def spectrum(picture: Tensor, top: int, left: int) -> Tensor:
-        # Without its mean, whose taper would look like a structure that was not blurred.
-        part = picture[:, top : top + window[0], left : left + window[1]]
-        mean = (part * taper).sum((1, 2), keepdim=True) / taper.sum()
-        transformed: Tensor = torch.fft.rfft2((part - mean) * taper)
-        return transformed
-
-    cross, power = [], []
-    for top in rows:
-        for left in columns:
-            before, after = (spectrum(picture, top, left) for picture in (sharp, blurred))
-            cross.append((before.conj() * after).sum(0))
-            power.append(before.abs().square().sum(0))
-    grid = (len(rows), len(columns), *power[0].shape)
-    return torch.stack(cross).view(grid), torch.stack(power).view(grid)
+    # Without its mean, whose taper would look like a structure that was not blurred.
+    mean = (parts * taper).sum((-2, -1), keepdim=True) / taper.sum()
+    after, before, own = torch.fft.rfft2((parts - mean) * taper).unbind(1)
+    products = (own.conj() * after, own.conj() * before)
+    powers = (own.abs().square(), after.abs().square())
+    return _Spectra(*(one.sum(1) for one in (*products, *powers)))
 
 
-def _noise_power(power: Tensor, window: tuple[int, int]) -> Tensor:
-    """Mean power (ny, nx, P, Q/2+1) where photos have next to none: above 0.45 cycles a pixel."""
-    rows = torch.fft.fftfreq(window[0], device=power.device).abs()
-    columns = torch.fft.rfftfreq(window[1], device=power.device)
-    fine = torch.maximum(rows[:, None], columns) > 0.45
-    return power[..., fine].mean()
+def _overall(rows: Iterable[_Spectra]) -> _Spectra:
+    """Mean of all windows, (1, P, Q/2+1)."""
+    sums, count = [torch.zeros(())] * len(_Spectra._fields), 0
+    for row in rows:
+        sums = [total + one.sum(0, keepdim=True) for total, one in zip(sums, row, strict=True)]
+        count += len(row.power)
+    return _Spectra(*(total / count for total in sums))
 
 
-def _smoothed(grid: Tensor) -> Tensor:
-    """Values (ny, nx, P, Q) on the grid plus half of those of their four neighbours."""
-    total = grid.clone()
-    total[1:] += 0.5 * grid[:-1]
-    total[:-1] += 0.5 * grid[1:]
-    total[:, 1:] += 0.5 * grid[:, :-1]
-    total[:, :-1] += 0.5 * grid[:, 1:]
-    return total
+def _with_neighbours(rows: Sequence[Callable[[], _Spectra]]) -> Iterator[_Spectra]:
+    """Each row plus half of the four neighbours of its windows: they know a little of each other's
+    blur, which changes slowly over the frame."""
+    above, here = None, rows[0]()
+    for number in range(len(rows)):
+        below = rows[number + 1]() if number + 1 < len(rows) else None
+        totals = []
+        for place, one in enumerate(here):
+            total = one.clone()
+            total[1:] += 0.5 * one[:-1]
+            total[:-1] += 0.5 * one[1:]
+            for other in (above, below):
+                if other is not None:
+                    total += 0.5 * other[place]
+            totals.append(total)
+        yield _Spectra(*totals)
+        above, here = here, below or here
 
 
 def _kernels(transfer: Tensor, window: tuple[int, int], radius: int) -> Tensor:
@@ -174,12 +214,26 @@ def _kernels(transfer: Tensor, window: tuple[int, int], radius: int) -> Tensor:
     kernels = picture[..., :side, :side]
     power = picture.square().sum((-2, -1)) - kernels.square().sum((-2, -1))
     error = (power.clamp_min(0) / (window[0] * window[1] - side * side)).sqrt()
-    faint = torch.maximum(_CERTAIN * error, _FAINT * kernels.amax((-2, -1)))[..., None, None]
-    kernels = torch.where(kernels > faint, kernels, 0.0)
+    # White error shrinks so in the Gaussian.
+    error = error / (2 * math.sqrt(math.pi) * _SMOOTH)
+    smooth = _in_gaussian(kernels)
+    faint = torch.maximum(_CERTAIN * error, _FAINT * smooth.amax((-2, -1)))[..., None, None]
+    kernels = torch.where(smooth > faint, kernels.clamp_min(0), 0.0)
     empty = kernels.sum((-2, -1)) <= 0
     kernels[..., radius, radius] += empty
     normal: Tensor = kernels / kernels.sum((-2, -1), keepdim=True)
     return normal
+
+
+def _in_gaussian(kernels: Tensor) -> Tensor:
+    """Kernels (..., k, k) under a Gaussian of `_SMOOTH` pixels."""
+    reach = round(3 * _SMOOTH)
+    line = torch.arange(-reach, reach + 1, device=kernels.device, dtype=kernels.dtype)
+    taps = torch.exp(-0.5 * (line / _SMOOTH) ** 2)
+    taps = (taps / taps.sum())[None, None]
+    flat = kernels.reshape(-1, 1, *kernels.shape[-2:])
+    flat = F.conv2d(flat, taps[..., None], padding=(reach, 0))
+    return F.conv2d(flat, taps[:, :, None], padding=(0, reach)).view(kernels.shape)
 
 
 def _centred(kernels: Tensor) -> Tensor:

@@ -55,11 +55,11 @@ class AlignTraining(TrainingConfig):
     decoder: bool = False
     adversarial: AdversarialLoss = "hinge"
     sample_steps: int = 8
-    weight: float = 0.05
+    weight: float = 0.3
     content: float = 10.0
-    denoise: float = 1.0
+    denoise: float = 0.5
     lead: float = 5.0
-    r1: float = 0.1
+    r1: float = 3.0
     r1_every: int = 8
 
 

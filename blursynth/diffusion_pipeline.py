@@ -181,11 +181,11 @@ class BlurSynthPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):  # t
         if output == "attributes":
             seen = self.decode(self.encode(padded, tile=tile), tile=tile).clamp(0, 1)
             seen = seen[..., : sharp.shape[-2], : sharp.shape[-1]]
-            blur = [
-                estimate_blur(srgb_to_linear(after), srgb_to_linear(before))
-                for after, before in zip(generated, seen, strict=True)
-            ]
             light = srgb_to_linear(sharp.to(device).float())
+            blur = [
+                estimate_blur(srgb_to_linear(after), srgb_to_linear(before), one)
+                for after, before, one in zip(generated, seen, light, strict=True)
+            ]
             blurred = [apply_blur(one, b) for one, b in zip(light, blur, strict=True)]
             images = linear_to_srgb(torch.stack(blurred).clamp(0, 1))
         self.maybe_free_model_hooks()
