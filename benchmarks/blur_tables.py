@@ -16,11 +16,14 @@ ENGINES = {
     "physics_mixed": "three quarters BlurSynth, a quarter its diffusion engine",
     "gan": "GAN",
 }
-PIXELS = {
-    "physics": "physics",
-    "base": "diffusion, small base",
-    "aligned": "diffusion, aligned to real blur",
+OUTPUTS = {
+    ("physics", None): "physics",
+    ("base", "pixels"): "diffusion, small base: pixels",
+    ("base", "attributes"): "its attributes",
+    ("aligned", "pixels"): "diffusion, aligned to real blur: pixels",
+    ("aligned", "attributes"): "its attributes",
 }
+"""Engines and their outputs in the table of `control`."""
 
 
 def engines(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -101,7 +104,7 @@ def trainings(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def control(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Whether the diffusion engine obeys the camera and keeps the photo, by its own pixels."""
+    """Whether the diffusion engine obeys the camera and keeps the photo."""
     if not rows:
         return []
     lines = [
@@ -109,13 +112,14 @@ def control(rows: Sequence[dict[str, Any]]) -> list[str]:
         "| pairs accepted | their low band | shift | Fréchet, spectrum | Fréchet, patches |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, title in PIXELS.items():
-        mine = [row for row in rows if row["engine"] == name and row["output"] != "attributes"]
+    for key, title in OUTPUTS.items():
+        mine = [row for row in rows if (row["engine"], row["output"]) == key]
         if not mine:
             continue
         ranks = {row["setting"]: row["rank_correlation"] for row in mine if "setting" in row}
         (kept,) = (row for row in mine if row["question"] == "content")
-        cells = [f"{ranks[setting]:.2f}" for setting in ("exposure_s", "f_number", "iso")]
+        settings = ("exposure_s", "f_number", "iso")
+        cells = [f"{ranks[name]:.2f}" if name in ranks else "-" for name in settings]
         cells.append(f"{kept['accepted']} of {kept['pairs']}")
         cells += [f"{kept['low_band_psnr_db']:.1f} dB", f"{kept['shift_px']:.2f} px"]
         far = {row["features"]: row["frechet"] for row in mine if "frechet" in row}
@@ -125,7 +129,7 @@ def control(rows: Sequence[dict[str, Any]]) -> list[str]:
     told = (
         f"Rank correlations with the prediction of physics, crops of {first['crop']} px, "
         f"{first['steps']} steps of DDIM, photos that no training saw; "
-        "Fréchet distances from real blurred photos."
+        "Fréchet distances of crops at random places from real blurred photos."
     )
     real = {row["features"]: row for row in rows if row["engine"] == "real"}
     if real:

@@ -113,7 +113,7 @@ def test_the_table_of_the_readme() -> None:
             for name in ("exposure_s", "f_number", "iso")
         ]
         kept = {"accepted": 3, "pairs": 4, "low_band_psnr_db": 40.0, "shift_px": 0.1}
-        rows = [{"question": "content", **kept}, *control]
+        rows = [{"question": "content", **kept}, *(control if output != "attributes" else [])]
         return [{"engine": engine, "output": output, "crop": 256, "steps": 8} | r for r in rows]
 
     rows = of_engine("physics", None) + of_engine("base", "pixels")
@@ -128,7 +128,9 @@ def test_the_table_of_the_readme() -> None:
     among = blur_tables.control(rows + others)[-1]
     assert "7 of these are on average 1.5 and 1.5 from the others" in among
     table = [line for line in lines if line.startswith("| ")]
-    assert [line.split(" | ")[0] for line in table[2:]] == ["| physics", "| diffusion, small base"]
+    names = ["physics", "diffusion, small base: pixels", "its attributes"]
+    assert [line.split(" | ")[0] for line in table[2:]] == [f"| {name}" for name in names]
+    assert table[4].startswith("| its attributes | - | - | - | 3 of 4 | 40.0 dB")
     assert table[3].endswith(" | 0.90 | 0.90 | 0.90 | 3 of 4 | 40.0 dB | 0.10 px | - | 4.2 |")
     assert blur_tables.control([]) == []
     falls = {"question": "alignment", "engine": "aligned", "output": "pixels"}
