@@ -119,12 +119,11 @@ def test_the_table_of_the_readme() -> None:
     rows = of_engine("physics", None) + of_engine("base", "pixels")
     far = {"engine": "base", "output": "pixels", "question": "distance", "features": "patches"}
     rows.append({**far, "frechet": 4.25})
-    lines = blur_tables.control(rows + of_engine("base", "attributes"))
+    both = [*rows, *of_engine("base", "attributes")]
+    lines = blur_tables.control(both)
     assert lines[-1].endswith("from real blurred photos.")
-    others = [
-        {"engine": "real", "question": "distance", "features": name, "frechet": 1.5, "photos": 7}
-        for name in ("spectrum", "patches")
-    ]
+    real = {"engine": "real", "output": None, "question": "distance", "photos": 7}
+    others = [{**real, "features": name, "frechet": 1.5} for name in ("spectrum", "patches")]
     among = blur_tables.control(rows + others)[-1]
     assert "7 of these are on average 1.5 and 1.5 from the others" in among
     table = [line for line in lines if line.startswith("| ")]
@@ -135,12 +134,12 @@ def test_the_table_of_the_readme() -> None:
     assert blur_tables.control([]) == []
     falls = {"question": "alignment", "engine": "aligned", "output": "pixels"}
     falls |= {"features": "patches", "frechet_falls_by": 0.234}
-    aligned = blur_tables.control([*rows, *of_engine("aligned", "pixels"), falls])
+    aligned = blur_tables.control([*both, *of_engine("aligned", "pixels"), falls])
     assert len(aligned) == len(lines) + 1
     assert "lowers" in aligned[-1]
     assert aligned[-1].endswith("(patches) by 23%.")
     falls["frechet_falls_by"] = -0.5
-    worse = blur_tables.control([*rows, *of_engine("aligned", "pixels"), falls])
+    worse = blur_tables.control([*both, *of_engine("aligned", "pixels"), falls])
     assert "raises" in worse[-1]
     assert worse[-1].endswith("(patches) by 50%.")
 
