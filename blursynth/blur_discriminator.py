@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blursynth.gan import Discriminator
+from freqdiff import gaussian
 
 AdversarialLoss = Literal["hinge", "relativistic"]
 UNDECIDED: dict[AdversarialLoss, float] = {"hinge": 2.0, "relativistic": math.log(2)}
@@ -73,12 +74,7 @@ def _luma(images: Tensor) -> Tensor:
 
 def _smooth(luma: Tensor) -> Tensor:
     """(B, 1, H, W) under a Gaussian of 4 px."""
-    reach = round(3 * _SIGMA)
-    line = torch.arange(-reach, reach + 1, device=luma.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (line / _SIGMA) ** 2)
-    kernel = (kernel / kernel.sum())[None, None]
-    padded = F.pad(luma, (reach,) * 4, mode="reflect")
-    return F.conv2d(F.conv2d(padded, kernel[..., None]), kernel[:, :, None])
+    return gaussian.smooth(luma, _SIGMA, round(3 * _SIGMA))
 
 
 class BlurDiscriminator(nn.Module):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blursynth.filtering import convolve_picture
+from freqdiff import gaussian
 from freqdiff.errors import InputError
 
 STEP = 128
@@ -216,24 +217,14 @@ def _kernels(transfer: Tensor, window: tuple[int, int], radius: int) -> Tensor:
     error = (power.clamp_min(0) / (window[0] * window[1] - side * side)).sqrt()
     # White error shrinks so in the Gaussian.
     error = error / (2 * math.sqrt(math.pi) * _SMOOTH)
-    smooth = _in_gaussian(kernels)
+    planes = kernels.reshape(-1, 1, side, side)
+    smooth = gaussian.smooth(planes, _SMOOTH, round(3 * _SMOOTH), "constant").view(kernels.shape)
     faint = torch.maximum(_CERTAIN * error, _FAINT * smooth.amax((-2, -1)))[..., None, None]
     kernels = torch.where(smooth > faint, kernels.clamp_min(0), 0.0)
     empty = kernels.sum((-2, -1)) <= 0
     kernels[..., radius, radius] += empty
     normal: Tensor = kernels / kernels.sum((-2, -1), keepdim=True)
     return normal
-
-
-def _in_gaussian(kernels: Tensor) -> Tensor:
-    """Kernels (..., k, k) under a Gaussian of `_SMOOTH` pixels."""
-    reach = round(3 * _SMOOTH)
-    line = torch.arange(-reach, reach + 1, device=kernels.device, dtype=kernels.dtype)
-    taps = torch.exp(-0.5 * (line / _SMOOTH) ** 2)
-    taps = (taps / taps.sum())[None, None]
-    flat = kernels.reshape(-1, 1, *kernels.shape[-2:])
-    flat = F.conv2d(flat, taps[..., None], padding=(reach, 0))
-    return F.conv2d(flat, taps[:, :, None], padding=(0, reach)).view(kernels.shape)
 
 
 def _centred(kernels: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from freqdiff import gaussian
 from freqdiff.errors import InputError
 
 ITERATIONS = 100
@@ -121,11 +122,7 @@ def ecc(image: Tensor, truth: Tensor) -> Tensor:
 
 def _smooth(plane: Tensor) -> Tensor:
     """Gaussian of 5 x 5 taps."""
-    taps = torch.arange(-_RADIUS, _RADIUS + 1, dtype=plane.dtype, device=plane.device)
-    taps = (-taps.square() / (2 * _SIGMA**2)).exp()
-    taps = taps / taps.sum()
-    padded = F.pad(plane[None, None], (_RADIUS,) * 4, mode="reflect")
-    return F.conv2d(F.conv2d(padded, taps[None, None, None]), taps[None, None, :, None])[0, 0]
+    return gaussian.smooth(plane[None, None], _SIGMA, _RADIUS)[0, 0]
 
 
 def _slope(plane: Tensor, axis: int) -> Tensor:

@@ -17,7 +17,7 @@ FOLDERS = {"freqdiff_kernels": "kernels", "freqdiff": "freqdiff", "blursynth": "
 # Lowest first. A module may import its own layer and those below it, never in a circle.
 LAYERS = (
     ("freqdiff_kernels", "freqdiff_kernels.*"),
-    ("freqdiff.errors",),
+    ("freqdiff.errors", "freqdiff.gaussian"),
     (
         "freqdiff.alignment",
         "freqdiff.arguments",
