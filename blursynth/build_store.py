@@ -24,20 +24,6 @@ SIDES = ("blur", "sharp")
 _FOLDERS = (*SIDES, "records", "shards")
 
 
-def prepare(folder: Path) -> None:
-    """Make a folder.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"Cannot make the folder {str(folder)!r}: {error.strerror}, so choose another one."
-        ) from error
-
-
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other builds out of a folder; the lock ends with the process, however that ends.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import functools
+
+from freqdiff import command_line
 
 ENGINE_HELP = "physics, diffusion, or diffusion:BASE[,key=value...]"
 
-
-def complain(message: str) -> None:
-    """Print a sentence on stderr."""
-    print(f"blursynth: {message}", file=sys.stderr)
+complain = functools.partial(command_line.complain, "blursynth")

@@ -23,6 +23,7 @@ from blursynth.camera import Camera, load_prior
 from blursynth.diffusion_config import DiffusionConfig
 from blursynth.engines import check_engine
 from blursynth.shards import write_shards
+from freqdiff.atomic import make_folder
 from freqdiff.errors import InputError, OutputError
 from freqdiff.workers import in_processes
 
@@ -122,11 +123,11 @@ def build(
     _check(settings, workers)
     others = None if compare is None else compare_with(Path(compare), crop)
     plan = Plan(sharp, output, photos, settings, cameras)
-    build_store.prepare(output)
+    make_folder(output)
     with build_store.locked(output):
         build_plan.settle(plan)
         for name in (*build_store.SIDES, "records", *(["shards"] if shard_size else [])):
-            build_store.prepare(output / name)
+            make_folder(output / name)
         build_store.tidy(output)
         counts, problems = _run(plan, workers, ray, progress)
         build_store.write_metadata(plan)

@@ -289,14 +289,14 @@ def save_lora(
     from peft import get_peft_model_state_dict
     from safetensors.torch import save
 
-    from freqdiff.atomic import write_atomically
+    from freqdiff.atomic import make_folder, write_atomically
 
     weights = {
         f"{name}.{key}": value.detach().contiguous()
         for name in parts
         for key, value in get_peft_model_state_dict(getattr(pipeline, name)).items()
     }
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_atomically(Path(folder) / LORA_FILE, save(weights))
 
 

@@ -35,6 +35,7 @@ from blursynth.training_state import (
     write_state,
 )
 from freqdiff import memory
+from freqdiff.atomic import make_folder
 from freqdiff.errors import OutputError, TrainingError
 from freqdiff.photo import Photo, write_photo
 from freqdiff.processor import fast_in_bf16
@@ -107,12 +108,7 @@ class DiffusionTraining:
         self.history: list[dict[str, Any]] = []
         self._recent: list[dict[str, float]] = []
         self._talks = False
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"Cannot make the folder {str(folder)!r}: {error.strerror}, so choose another one."
-            ) from error
+        make_folder(folder)
 
     @memory.keeping()
     def run(

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from freqdiff.atomic import write_atomically
-from freqdiff.errors import InputError, ModelError, OutputError
+from freqdiff.atomic import make_folder, write_atomically
+from freqdiff.errors import InputError, ModelError
 
 PITCH = 4
 NOISE_CHANNELS = 4
@@ -148,12 +148,7 @@ def save_generator(
         OutputError: the folder cannot be written.
     """
     root = Path(folder)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"Cannot make the folder {str(root)!r}: {error.strerror}, so choose another one."
-        ) from error
+    make_folder(root)
     content = save({k: v.detach().contiguous() for k, v in generator.state_dict().items()})
     write_atomically(root / _WEIGHTS, content)
     config = {

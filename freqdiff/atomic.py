@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Making folders; writing a file whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,6 +28,21 @@ _REASONS = {
     errno.EISDIR: "this is a folder, so give the name of a file",
     errno.ENAMETOOLONG: "the name is too long, so choose a shorter one",
 }
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder, and those above it, unless they are there.
+
+    Raises:
+        OutputError: one of them cannot be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot make the folder {os.fspath(folder)!r}: {error.strerror}, "
+            "so choose another one."
+        ) from error
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:

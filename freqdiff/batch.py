@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from freqdiff.api import Details, deblur_opened
-from freqdiff.atomic import write_atomically
+from freqdiff.atomic import make_folder, write_atomically
 from freqdiff.compare_picture import draw_comparison
 from freqdiff.deblurrer import Deblurrer
 from freqdiff.errors import InputError, OutputError, PhotoError
@@ -259,7 +259,7 @@ def write_result(
     """
     photo = opened.photo
     assert photo is not None
-    make_folder(path)
+    make_folder(path.parent)
     if not changed and settings.quality is None and _can_copy(photo, path):
         assert photo.path is not None
         if not (os.path.exists(path) and path.samefile(photo.path)):
@@ -276,7 +276,7 @@ def write_comparison(path: Path, opened: OpenedImage, after: Tensor) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    make_folder(path)
+    make_folder(path.parent)
     pixels = np.asarray(draw_comparison(opened.rgb[0], after))
     write_photo(path, Photo(pixels, metadata=Metadata(icc=opened.profile)), overwrite=True)
 
@@ -304,21 +304,6 @@ def check_writable(path: Path) -> None:
             f"Cannot write {str(path)!r}: the folder {str(folder)!r} is not writable, "
             "so change its permissions or choose another one."
         )
-
-
-def make_folder(path: Path) -> None:
-    """Make the folders above a file.
-
-    Raises:
-        OutputError: one of them cannot be made.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"Cannot make the folder {str(path.parent)!r}: {error.strerror}, "
-            "so choose another output."
-        ) from error
 
 
 def _jobs_of_folder(folder: Path, goal: Path, recursive: bool) -> list[Job]:

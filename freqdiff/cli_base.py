@@ -1,12 +1,14 @@
-"""What the sub-commands share: the options of a model, and errors as one sentence."""
+"""What the sub-commands share."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
+import functools
 
+from freqdiff import command_line
 from freqdiff.arguments import tile_size, whole_number
+
+complain = functools.partial(command_line.complain, "freqdiff")
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -53,13 +55,3 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="where to compute: auto, cpu, cuda, cuda:1, ... (auto)",
     )
-
-
-def debugging(arguments: argparse.Namespace) -> bool:
-    """Whether errors shall come with their traceback."""
-    return bool(arguments.debug or os.environ.get("FREQDIFF_DEBUG"))
-
-
-def complain(message: str) -> None:
-    """Print a sentence on stderr."""
-    print(f"freqdiff: {message}", file=sys.stderr)

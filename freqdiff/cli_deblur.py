@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqdiff.arguments import memory_size, whole_number
-from freqdiff.cli_base import add_model_options, complain, debugging
+from freqdiff.cli_base import add_model_options, complain
+from freqdiff.command_line import debugging
 from freqdiff.errors import FreqDiffError
 
 if TYPE_CHECKING:

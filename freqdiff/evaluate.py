@@ -18,7 +18,7 @@ from torch import Tensor
 
 from blursynth.physics import synthesize
 from freqdiff.api import deblur_opened
-from freqdiff.batch import make_folder
+from freqdiff.atomic import make_folder
 from freqdiff.deblurrer import Deblurrer
 from freqdiff.downstream import Answers, Task
 from freqdiff.errors import InputError
@@ -206,7 +206,7 @@ def save_png(path: Path, photo: Photo) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    make_folder(path)
+    make_folder(path.parent)
     write_photo(path, photo)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from freqdiff.atomic import write_atomically
+from freqdiff.atomic import make_folder, write_atomically
 from freqdiff.data import DataConfig
 from freqdiff.denoiser import Denoiser
 from freqdiff.errors import TrainingError
@@ -92,7 +92,7 @@ def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None
     Raises:
         OutputError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, save(tensors, {key: json.dumps(value) for key, value in facts.items()}))
 
 

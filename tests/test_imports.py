@@ -22,6 +22,7 @@ LAYERS = (
         "freqdiff.alignment",
         "freqdiff.arguments",
         "freqdiff.atomic",
+        "freqdiff.command_line",
         "freqdiff.images",
         "freqdiff.memory",
         "freqdiff.metrics",
