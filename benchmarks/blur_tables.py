@@ -135,8 +135,8 @@ def control(rows: Sequence[dict[str, Any]]) -> list[str]:
     if real:
         means = [f"{real[name]['frechet']:.1f}" for name in ("spectrum", "patches")]
         told += (
-            f" {real['spectrum']['photos']} of these are on average {' and '.join(means)} from the "
-            "others: so few hardly come nearer."
+            f" {real['spectrum']['photos']} of these, as many as were blurred, are on average "
+            f"{' and '.join(means)} from the others: so few hardly come nearer."
         )
     falls = [row for row in rows if row["question"] == "alignment" and row["output"] == "pixels"]
     for row in falls:

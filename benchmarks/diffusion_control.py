@@ -11,8 +11,9 @@
   low band are those of accepted pairs.
 * Distance from real blurred photos that the alignment was not trained on (`train-diffusion
   --hold-out`), in the features of `blursynth.features`, of photos blurred with random settings in
-  crops from anywhere: those above are of the parts with most texture. The rows of the engine `real`
-  are the distances of as many real photos from the other ones.
+  crops from anywhere: those above are of the parts with most texture. Few photos cannot come near
+  to many, however they are blurred: the rows of the engine `real` are the distances of as many real
+  photos from the other ones. `--distance-sharp` names more, which trainings may have seen sharp.
 
 The rows of the engine `physics` say what the estimators can see at best. Writes
 benchmarks/results/diffusion_control.json.
@@ -31,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.crops import Crop, crop_of, crops_anywhere
 from benchmarks.harness import RESULTS, provenance, rank_correlation
 from blursynth.build_plan import list_photos
 from blursynth.camera import Camera
@@ -45,7 +47,6 @@ from blursynth.photo_scale import read_at_scale
 from blursynth.physics import Synthesis
 from blursynth.shot import Conditions, sample_shot
 from blursynth.statistics import measure
-from freqdiff.errors import InputError
 
 SPACES = {"spectrum": spectrum_features, "patches": patch_features}
 SPLITS = 20
@@ -57,34 +58,6 @@ HANDS = 3
 OUTPUTS: tuple[Output, ...] = ("pixels", "attributes")
 
 Ladder = tuple[list[Camera], Conditions]
-
-
-@dataclasses.dataclass(frozen=True)
-class Photo:
-    """A crop of a sharp photo.
-
-    Attributes:
-        name: of the photo.
-        pixels: (3, H, W) sRGB.
-        origin: position (y, x) of the crop in the frame.
-        frame: height and width of the photo.
-    """
-
-    name: str
-    pixels: Tensor
-    origin: tuple[int, int]
-    frame: tuple[int, int]
-
-    def taken(self, engine: Engine, camera: Camera, conditions: Conditions, seed: int) -> Synthesis:
-        """The photo as an engine blurs it."""
-        return engine(
-            self.pixels,
-            camera,
-            conditions=conditions,
-            seed=seed,
-            frame_size=self.frame,
-            origin=self.origin,
-        )
 
 
 def ladders() -> dict[str, Ladder]:
@@ -116,7 +89,7 @@ def predicted(name: str, made: Synthesis, sharp: Tensor) -> float:
     return float(extent.mean())
 
 
-def control(engine: Engine, photos: Sequence[Photo], seed: int = 0) -> list[dict[str, Any]]:
+def control(engine: Engine, photos: Sequence[Crop], seed: int = 0) -> list[dict[str, Any]]:
     """Rows of rank correlations over each ladder."""
     rows = []
     for name, (cameras, conditions) in ladders().items():
@@ -158,8 +131,8 @@ def control(engine: Engine, photos: Sequence[Photo], seed: int = 0) -> list[dict
 
 
 def pairs(
-    engine: Engine, photos: Sequence[Photo], draws: int, seed: int = 0
-) -> list[tuple[Photo, Tensor]]:
+    engine: Engine, photos: Sequence[Crop], draws: int, seed: int = 0
+) -> list[tuple[Crop, Tensor]]:
     """Photos blurred with random settings that blur visibly, the same for every engine."""
     made = []
     for number, photo in enumerate(photos):
@@ -170,7 +143,7 @@ def pairs(
     return made
 
 
-def content(made: Sequence[tuple[Photo, Tensor]]) -> dict[str, Any]:
+def content(made: Sequence[tuple[Crop, Tensor]]) -> dict[str, Any]:
     """Certificates of pairs."""
     certificates = [certify(photo.pixels, blurred) for photo, blurred in made]
     accepted = [one for one in certificates if one.passed]
@@ -193,7 +166,7 @@ def features_of(real: Sequence[tuple[str, Tensor]]) -> dict[str, Samples]:
 
 
 def distances(
-    made: Sequence[tuple[Photo, Tensor]], real: Mapping[str, Samples]
+    made: Sequence[tuple[Crop, Tensor]], real: Mapping[str, Samples]
 ) -> list[dict[str, Any]]:
     """Rows of distances from real photos, one for each space of their features."""
     rows = []
@@ -207,6 +180,7 @@ def distances(
                 "frechet": round(found.frechet, 4),
                 "kid": round(found.kid, 5),
                 "kid_stderr": round(found.kid_stderr, 5),
+                "photos": samples.photos,
                 "windows": len(samples.photo),
                 "real_photos": target.photos,
             }
@@ -259,8 +233,8 @@ def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def run(
     engines: dict[str, tuple[Output | None, Engine]],
-    photos: Sequence[Photo],
-    anywhere: Sequence[Photo],
+    photos: Sequence[Crop],
+    anywhere: Sequence[Crop],
     real: Sequence[tuple[str, Tensor]],
     draws: int,
     seed: int,
@@ -271,8 +245,8 @@ def run(
     Args:
         engines: "physics", "base output" and "aligned output" with their outputs.
         photos: sharp ones.
-        anywhere: crops of them for the distances.
-        real: blurred ones; with fewer than `LEAST_PHOTOS` of either no distance is measured.
+        anywhere: crops for the distances.
+        real: blurred ones; where either are of fewer than `LEAST_PHOTOS`, no distance is measured.
         draws: pairs of each photo, for the content.
         seed: of the settings.
         say: told of each row.
@@ -285,9 +259,10 @@ def run(
             say(json.dumps(row))
         rows.extend(own)
 
-    target = features_of(real) if min(len(photos), len(real)) >= LEAST_PHOTOS else {}
-    if len(real) >= 2 * len(photos):
-        add(among_real(target, len(photos), seed), "real", None)
+    count = len({crop.name for crop in anywhere})
+    target = features_of(real) if min(count, len(real)) >= LEAST_PHOTOS else {}
+    if target and len(real) >= count + LEAST_PHOTOS:
+        add(among_real(target, count, seed), "real", None)
     for name, (output, engine) in engines.items():
         own = [content(pairs(engine, photos, draws, seed))]
         if target:
@@ -299,36 +274,10 @@ def run(
     return rows + compared(rows)
 
 
-def crop_of(name: str, photo: Tensor, side: int) -> Photo:
-    """The part of a photo with most texture all over, in which blur can be measured.
-
-    Raises:
-        InputError: the photo is smaller than that.
-    """
-    height, width = photo.shape[1:]
-    if min(height, width) < side:
-        raise InputError(f"{name!r} has {width} x {height} px at this scale, less than {side}.")
-
-    def texture(place: tuple[int, int]) -> float:
-        part = _part(name, photo, place, side).pixels
-        return float(part.diff(dim=1).abs().median() + part.diff(dim=2).abs().median())
-
-    rows, columns = (range(0, n - side + 1, max(1, side // 2)) for n in (height, width))
-    places = ((row, column) for row in rows for column in columns)
-    return _part(name, photo, max(places, key=texture), side)
-
-
-def crops_anywhere(name: str, photo: Tensor, side: int, count: int, seed: int) -> list[Photo]:
-    """Parts of a photo that is large enough for `crop_of`, at random places."""
-    rng = np.random.default_rng(seed)
-    rows, columns = (rng.integers(0, n - side + 1, count).tolist() for n in photo.shape[1:])
-    return [_part(name, photo, place, side) for place in zip(rows, columns, strict=True)]
-
-
-def _part(name: str, photo: Tensor, place: tuple[int, int], side: int) -> Photo:
-    top, left = place
-    pixels = photo[:, top : top + side, left : left + side]
-    return Photo(name, pixels, place, (photo.shape[1], photo.shape[2]))
+def read_photos(folder: Path, long_side: int, most: int | None = None) -> list[tuple[str, Tensor]]:
+    """Names and photos of a folder, shrunk; the first `most` of them."""
+    names = list(list_photos(folder, leave_out=Path(folder, ".none")))[:most]
+    return [(name, read_at_scale(folder / name, long_side)) for name in names]
 
 
 def held_out(folder: Path, lora: Path | None) -> list[str]:
@@ -349,6 +298,7 @@ def main() -> None:
     add("--base", required=True, metavar="DIR", help="result of the stage base")
     add("--lora", type=Path, metavar="DIR", help="result of the stage align")
     add("--sharp", type=Path, required=True, metavar="DIR", help="sharp photos nobody learned from")
+    add("--distance-sharp", type=Path, metavar="DIR", help="sharp photos for the distances (same)")
     add("--real", type=Path, metavar="DIR", help="real blurred photos")
     add("--photos", type=int, default=8, help="sharp photos that are used (8)")
     add("--draws", type=int, default=4, help="pairs of each (4)")
@@ -359,19 +309,19 @@ def main() -> None:
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=RESULTS / "diffusion_control.json")
     options = parser.parse_args()
-    names = list_photos(options.sharp, leave_out=Path(options.sharp, ".none"))[: options.photos]
-    photos, anywhere = [], []
-    for number, name in enumerate(names):
-        photo = read_at_scale(options.sharp / name, options.long_side)
-        photos.append(crop_of(name, photo, options.crop))
-        seed = options.seed + number
-        anywhere += crops_anywhere(name, photo, options.crop, options.places, seed)
+    sharp = read_photos(options.sharp, options.long_side, options.photos)
+    photos = [crop_of(name, photo, options.crop) for name, photo in sharp]
+    if options.distance_sharp is not None:
+        sharp = read_photos(options.distance_sharp, options.long_side)
+    anywhere = [
+        crop
+        for number, (name, photo) in enumerate(sharp)
+        for crop in crops_anywhere(name, photo, options.crop, options.places, options.seed + number)
+    ]
     real = []
     if options.real is not None:
-        real = [
-            (name, read_at_scale(options.real / name, options.long_side))
-            for name in held_out(options.real, options.lora)
-        ]
+        names = held_out(options.real, options.lora)
+        real = [(name, read_at_scale(options.real / name, options.long_side)) for name in names]
     engines: dict[str, tuple[Output | None, Engine]] = {"physics": (None, engine_of("physics"))}
     for name, lora in (("base", None), ("aligned", options.lora)):
         for output in OUTPUTS if name == "base" or lora else ():

@@ -15,6 +15,7 @@ from toys import photo, picture
 
 from benchmarks import blur_tables
 from benchmarks import diffusion_control as bench
+from benchmarks.crops import Crop, crop_of, crops_anywhere
 from blursynth.engines import engine_of
 from blursynth.physics import Synthesis
 from blursynth.physics import synthesize as physics
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("coffee", "astronaut", "chelsea")
 
 
-def photos(count: int = 2, side: int = 192) -> list[bench.Photo]:
-    return [bench.crop_of(name, photo(300, 400, name), side) for name in NAMES[:count]]
+def photos(count: int = 2, side: int = 192) -> list[Crop]:
+    return [crop_of(name, photo(300, 400, name), side) for name in NAMES[:count]]
 
 
 def test_rank_correlation() -> None:
@@ -125,7 +126,7 @@ def test_the_table_of_the_readme() -> None:
     real = {"engine": "real", "output": None, "question": "distance", "photos": 7}
     others = [{**real, "features": name, "frechet": 1.5} for name in ("spectrum", "patches")]
     among = blur_tables.control(rows + others)[-1]
-    assert "7 of these are on average 1.5 and 1.5 from the others" in among
+    assert "7 of these, as many as were blurred, are on average 1.5 and 1.5 from the others" in among
     table = [line for line in lines if line.startswith("| ")]
     names = ["physics", "diffusion, small base: pixels", "its attributes"]
     assert [line.split(" | ")[0] for line in table[2:]] == [f"| {name}" for name in names]
@@ -146,39 +147,45 @@ def test_the_table_of_the_readme() -> None:
 
 def test_crops_from_anywhere() -> None:
     whole = photo(300, 400)
-    crops = bench.crops_anywhere("coffee", whole, 64, 5, 1)
+    crops = crops_anywhere("coffee", whole, 64, 5, 1)
     assert len({one.origin for one in crops}) == 5
     for one in crops:
         top, left = one.origin
         assert (one.name, one.frame) == ("coffee", (300, 400))
         assert torch.equal(one.pixels, whole[:, top : top + 64, left : left + 64])
-    assert bench.crops_anywhere("coffee", whole, 64, 1, 2)[0].origin != crops[0].origin
+    assert crops_anywhere("coffee", whole, 64, 1, 2)[0].origin != crops[0].origin
 
 
 def test_too_small_a_photo() -> None:
     with pytest.raises(InputError, match="'a' has 300 x 100 px"):
-        bench.crop_of("a", torch.zeros(3, 100, 300), 128)
+        crop_of("a", torch.zeros(3, 100, 300), 128)
 
 
 def test_the_whole_benchmark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny().save_pretrained(tmp_path / "base")
-    for kind, names in (("sharp", "abc"), ("real", "abcdef")):
+    for kind, names in (("sharp", "abc"), ("real", "abcdefg")):
         (tmp_path / kind).mkdir()
         for name in names:
             Image.fromarray(picture(130, 140)).save(tmp_path / kind / f"{name}.png")
+    (tmp_path / "more").mkdir()
+    for name in "abcd":
+        Image.fromarray(picture(70, 80)).save(tmp_path / "more" / f"{name}.png")
     (tmp_path / "lora").mkdir()
     facts = {"settings": {"real": ["a.png", "c.png", "e.png"]}}
     (tmp_path / "lora" / "training.json").write_text(json.dumps(facts))
-    assert bench.held_out(tmp_path / "real", tmp_path / "lora") == ["b.png", "d.png", "f.png"]
+    assert bench.held_out(tmp_path / "real", tmp_path / "lora") == ["b.png", "d.png", "f.png", "g.png"]
     monkeypatch.setattr(bench, "ladders", lambda one=bench.ladders: {"iso": one()["iso"]})
     options = ["--base", "base", "--sharp", "sharp", "--real", "real", "--output", "out.json"]
+    options += ["--distance-sharp", "more"]
     monkeypatch.chdir(tmp_path)
     small = ["--crop", "64", "--photos", "3", "--draws", "1", "--places", "2", "--steps", "1"]
     monkeypatch.setattr(sys, "argv", ["diffusion_control", *options, *small])
     bench.main()
     rows = json.loads((tmp_path / "out.json").read_text())
+    far = [row for row in rows if row["question"] == "distance" and row["engine"] != "real"]
+    assert {(row["photos"], row["real_photos"]) for row in far} == {(4, 7)}
     # A distance for each space of features.
     asked = list(dict.fromkeys((row["engine"], row["output"], row["question"]) for row in rows))
     measured = ("content", "distance", "control")
