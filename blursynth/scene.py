@@ -14,6 +14,7 @@ from torch import Tensor
 
 from blursynth.camera import Camera, log_uniform
 from blursynth.raw import Development, sample_development
+from blursynth.sensor import iso_of_frame
 
 PATH_POINTS = 64
 MASK_WAVES = 6
@@ -177,7 +178,7 @@ def sample_scene(
     signal = kind in ("video", "gaussian") and rng.random() < recipe.signal_domain
     tone = max(1.0, maybe(recipe.tone, 1.0, recipe.max_tone))
     highlights = maybe(recipe.highlights, 0.25, 1.75)
-    iso = camera.iso * min(1.0, width_px / 4000) if rng.random() < recipe.noise else 0.0
+    iso = iso_of_frame(camera.iso, frame_size) if rng.random() < recipe.noise else 0.0
     if rng.random() < recipe.mosaic:
         development = sample_development(rng, iso, tone)
     else:

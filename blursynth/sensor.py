@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NATIVE_PX = 4000
+"""Long side of the frames of a camera, in pixels; smaller ones were shrunk."""
+
 
 def restore_highlights(linear: Tensor, gain: Tensor) -> Tensor:
     """Give saturated channels back the light that the sensor clipped (RSBlur, Rim et al. 2022).
@@ -30,6 +33,20 @@ def noise_levels(iso: Tensor) -> tuple[Tensor, Tensor]:
     """
     shot = 1e-6 * iso
     return shot, torch.exp(2.18 * torch.log(shot) + 1.20)
+
+
+def iso_of_frame(iso: float, frame_size: tuple[int, int]) -> float:
+    """The sensitivity at which a camera's own pixels are as noisy as those of a frame.
+
+    A frame whose long side has fewer than `NATIVE_PX` is a photo that was made smaller, which
+    averages its noise: as with less ISO, in proportion. (Independent noise would fall faster; that
+    of neighbours is alike after demosaicing and JPEG.)
+
+    Args:
+        iso: sensitivity of the camera; 0: no noise.
+        frame_size: height and width of the frame, in pixels.
+    """
+    return iso * min(1.0, max(frame_size) / NATIVE_PX)
 
 
 _LUMA_TABLE = """

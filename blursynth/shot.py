@@ -17,6 +17,7 @@ from blursynth.camera import SENSORS_MM, Camera, log_uniform
 from blursynth.motion import Hand, Subject, between
 from blursynth.raw import Development, sample_development
 from blursynth.scene import MASK_WAVES, PATH_POINTS, Scene, draw_bias, draw_waves
+from blursynth.sensor import iso_of_frame
 
 WAVELENGTH_MM = 550e-6
 LEAST_BLUR_PX, MOST_BLUR_PX = 1.5, 40.0
@@ -231,7 +232,7 @@ def take(
     if conditions.diffraction:
         cutoff = camera.sensor_width_mm / width_px / (WAVELENGTH_MM * camera.f_number)
 
-    iso = camera.iso if conditions.noise else 0.0
+    iso = iso_of_frame(camera.iso, frame_size) if conditions.noise else 0.0
     development = sample_development(rng, iso, conditions.tone)
     if not conditions.mosaic:
         changes = {"iso": development.iso, "tone": development.tone}

@@ -235,7 +235,7 @@ def test_maps_of_a_batch() -> None:
     assert together.shape == (2, 4, 64, 96)
     for made, image, one, origin in zip(together, images, drawn, ((0, 0), (32, 16)), strict=True):
         field = blur_field(one.scene, (64, 96), origin)
-        assert torch.equal(made, physics_map(field, image, one.camera.iso))
+        assert torch.equal(made, physics_map(field, image, float(one.scene.development.iso)))
     # The slow one is blurred more, and noisier.
     assert float(together[0, :2].norm()) > 2 * float(together[1, :2].norm())
     assert float(together[0, 3].mean()) > float(together[1, 3].mean())
