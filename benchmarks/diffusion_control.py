@@ -274,17 +274,21 @@ def run(
     return rows + compared(rows)
 
 
-def read_photos(folder: Path, long_side: int, most: int | None = None) -> list[tuple[str, Tensor]]:
-    """Names and photos of a folder, shrunk; the first `most` of them."""
-    names = list(list_photos(folder, leave_out=Path(folder, ".none")))[:most]
+def names_in(folder: Path) -> list[str]:
+    """Names of all photos of a folder."""
+    return list(list_photos(folder, leave_out=folder / ".none"))
+
+
+def read_photos(folder: Path, names: Sequence[str], long_side: int) -> list[tuple[str, Tensor]]:
+    """Names and photos of a folder, shrunk."""
     return [(name, read_at_scale(folder / name, long_side)) for name in names]
 
 
 def held_out(folder: Path, lora: Path | None) -> list[str]:
     """Names of the real photos that the alignment has not seen."""
-    names = list_photos(folder, leave_out=Path(folder, ".none"))
+    names = names_in(folder)
     if lora is None:
-        return list(names)
+        return names
     seen = json.loads((lora / "training.json").read_text(encoding="utf-8"))["settings"]["real"]
     return [name for name in names if name not in set(seen)]
 
@@ -309,10 +313,11 @@ def main() -> None:
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=RESULTS / "diffusion_control.json")
     options = parser.parse_args()
-    sharp = read_photos(options.sharp, options.long_side, options.photos)
+    sharp = read_photos(options.sharp, names_in(options.sharp)[: options.photos], options.long_side)
     photos = [crop_of(name, photo, options.crop) for name, photo in sharp]
     if options.distance_sharp is not None:
-        sharp = read_photos(options.distance_sharp, options.long_side)
+        names = names_in(options.distance_sharp)
+        sharp = read_photos(options.distance_sharp, names, options.long_side)
     anywhere = [
         crop
         for number, (name, photo) in enumerate(sharp)
@@ -321,7 +326,7 @@ def main() -> None:
     real = []
     if options.real is not None:
         names = held_out(options.real, options.lora)
-        real = [(name, read_at_scale(options.real / name, options.long_side)) for name in names]
+        real = read_photos(options.real, names, options.long_side)
     engines: dict[str, tuple[Output | None, Engine]] = {"physics": (None, engine_of("physics"))}
     for name, lora in (("base", None), ("aligned", options.lora)):
         for output in OUTPUTS if name == "base" or lora else ():
